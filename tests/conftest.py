@@ -1,0 +1,163 @@
+"""The servers that tests run on: real ones, started once per test process from the wheels.
+
+Every test gets a database of its own, and names of its own on the Kafka cluster that all share.
+"""
+
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from deploy.local.kafka import Kafka
+from deploy.local.ports import free_port
+from deploy.local.postgres import FLEETING, Postgres, place, spare_directory
+from deploy.local.valkey import Valkey
+from servicedesk.database import MIGRATIONS
+from servicedesk.migrate import migrate, read_migrations
+from tests.support.processes import Daemon
+
+TEMPLATE = "migrated"
+
+StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, bool]]:
+    """Asynchronous tests run on the loop that the daemons run on."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def servers_directory() -> Iterator[Path]:
+    """For data and logs of the session's servers; root's servers run as `nobody`, so it is open
+    for passing through."""
+    directory = Path(tempfile.mkdtemp(prefix="servicedesk-tests-"))
+    directory.chmod(0o711)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _new_postgres(directory: Path) -> Postgres:
+    placement = place(directory / "postgres", spare_directory())
+    server = Postgres(
+        placement=placement,
+        port=free_port(),
+        password=secrets.token_urlsafe(12),
+        log=directory / "postgres.log",
+        settings=FLEETING,
+    )
+    server.start()
+    return server
+
+
+@pytest.fixture(scope="session")
+def shared_postgres(servers_directory: Path) -> Iterator[Postgres]:
+    """The server of all databases of the session. A test that stops or breaks its server takes
+    `own_postgres`."""
+    server = _new_postgres(servers_directory)
+    server.wait_ready()
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    migrate(server.url(TEMPLATE), read_migrations(MIGRATIONS), report=lambda line: None)
+    yield server
+    server.stop(signal.SIGQUIT)  # quick, and leaves nothing in /dev/shm, as kill would
+    shutil.rmtree(server.data, ignore_errors=True)
+
+
+@pytest.fixture
+def own_postgres(servers_directory: Path) -> Iterator[Postgres]:
+    """A server for one test, to be stopped, restarted and killed; its database is migrated."""
+    directory = Path(tempfile.mkdtemp(dir=servers_directory))
+    directory.chmod(0o711)
+    server = _new_postgres(directory)
+    server.wait_ready()
+    migrate(server.url(), read_migrations(MIGRATIONS), report=lambda line: None)
+    yield server
+    server.stop(signal.SIGQUIT)  # quick, and leaves nothing in /dev/shm, as kill would
+    shutil.rmtree(server.data, ignore_errors=True)
+
+
+@pytest.fixture
+def database_url(shared_postgres: Postgres, unique_name: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    yield from _database(shared_postgres, unique_name, TEMPLATE)
+
+
+@pytest.fixture
+def empty_database_url(shared_postgres: Postgres, unique_name: str) -> Iterator[str]:
+    """A database of the test's own without any table."""
+    yield from _database(shared_postgres, f"{unique_name}_empty", "template0")
+
+
+def _database(server: Postgres, name: str, template: str) -> Iterator[str]:
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield server.url(name)
+    with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def shared_kafka(servers_directory: Path) -> Iterator[Kafka]:
+    """The cluster of the session; `create_topic(name, partitions)` where four are not right.
+    A test that takes its brokers down takes `own_kafka`."""
+    cluster = Kafka(log=servers_directory / "kafka.log")
+    cluster.start()
+    cluster.wait_ready()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def own_kafka(servers_directory: Path, unique_name: str) -> Iterator[Kafka]:
+    """A cluster for one test, to be taken `down()` and `up()` again with its data."""
+    cluster = Kafka(log=servers_directory / f"kafka-{unique_name}.log")
+    cluster.start()
+    cluster.wait_ready()
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def kafka_brokers(shared_kafka: Kafka) -> str:
+    return shared_kafka.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def valkey_url(servers_directory: Path) -> Iterator[str]:
+    server = Valkey(
+        directory=servers_directory / "valkey",
+        port=free_port(),
+        password=secrets.token_urlsafe(12),
+        log=servers_directory / "valkey.log",
+    )
+    server.start()
+    server.wait_ready()
+    yield server.url()
+    server.stop()
+
+
+@pytest.fixture
+def unique_name() -> str:
+    """For topics, groups, databases: lower-case letters and digits, never given twice."""
+    return f"t{secrets.token_hex(6)}"
+
+
+@pytest.fixture
+def start_daemon(tmp_path: Path) -> Iterator[StartDaemon]:
+    """Starts a daemon as a process; whatever of them still runs is killed after the test."""
+    started: list[Daemon] = []
+
+    def start(module: str, environment: Mapping[str, str]) -> Daemon:
+        daemon = Daemon(module, environment, directory=tmp_path)
+        started.append(daemon)
+        return daemon.start()
+
+    yield start
+    for daemon in started:
+        daemon.kill()
