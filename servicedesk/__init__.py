@@ -1,0 +1,1 @@
+"""What the three daemons agree on; imports none of them."""

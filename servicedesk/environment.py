@@ -1,0 +1,192 @@
+"""Typed settings from environment variables.
+
+A malformed or missing setting raises SettingError, whose text names the variable and what it
+accepts; nothing falls back to a default silently. Only `Config.from_environment` of each daemon
+uses this module, and nothing else reads the environment.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
+UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+# Kafka refuses the two names that are paths.
+KAFKA_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
+# These URLs may leave the host out: the server then listens on a socket file of this machine.
+SCHEMES_WITHOUT_HOST = frozenset({"postgresql", "postgres"})
+
+Choice = TypeVar("Choice", bound=str)
+
+
+class SettingError(Exception):
+    """A setting is missing or malformed; the text is one line for the operator."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+        self.name = name
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host and a TCP port to listen on. An IPv6 host is held without its brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it; a name other than localhost never counts."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    def overlaps(self, other: "Address") -> bool:
+        """Whether only one of the two can be listened on: the same port, not 0, on the same host
+        or on every host."""
+        hosts = ["127.0.0.1" if each.host == "localhost" else each.host for each in (self, other)]
+        same_host = hosts[0] == hosts[1] or any(map(_is_every_host, hosts))
+        return self.port == other.port != 0 and same_host
+
+
+class Environment:
+    """Reads settings from a mapping of names to texts; an empty text counts as not set."""
+
+    def __init__(self, values: Mapping[str, str]) -> None:
+        self._values = values
+
+    def optional(self, name: str) -> str | None:
+        return self._values.get(name, "").strip() or None
+
+    def text(self, name: str, default: str) -> str:
+        return self.optional(name) or default
+
+    def required(self, name: str, accepts: str) -> str:
+        value = self.optional(name)
+        if value is None:
+            raise SettingError(name, f"is not set; it takes {accepts}")
+        return value
+
+    def integer(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
+        value = self.optional(name)
+        if value is None:
+            return default
+        if not re.fullmatch(r"-?\d{1,18}", value, re.ASCII) or not minimum <= int(value) <= maximum:
+            raise SettingError(
+                name, f"is {value!r}; it takes a whole number from {minimum} to {maximum}"
+            )
+        return int(value)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self.optional(name)
+        if value is None:
+            return default
+        if value.lower() not in {"true", "false", "1", "0"}:
+            raise SettingError(name, f"is {value!r}; it takes true or false")
+        return value.lower() in {"true", "1"}
+
+    def choice(self, name: str, default: Choice, choices: tuple[Choice, ...]) -> Choice:
+        value = self.optional(name)
+        if value is None:
+            return default
+        for choice in choices:
+            if value == choice:
+                return choice
+        raise SettingError(name, f"is {value!r}; it takes one of {', '.join(choices)}")
+
+    def choices(
+        self, name: str, default: tuple[Choice, ...], choices: tuple[Choice, ...]
+    ) -> tuple[Choice, ...]:
+        """A comma-separated list without repeats, in the order written."""
+        value = self.optional(name)
+        if value is None:
+            return default
+        chosen: list[Choice] = []
+        for part in (piece.strip() for piece in value.split(",")):
+            found = next((choice for choice in choices if choice == part), None)
+            if found is None:
+                raise SettingError(
+                    name, f"has {part!r}; it takes a comma-separated list of {', '.join(choices)}"
+                )
+            if found not in chosen:
+                chosen.append(found)
+        return tuple(chosen)
+
+    def seconds(
+        self, name: str, default: float, *, minimum: float = 0.001, maximum: float = 31_536_000
+    ) -> float:
+        """A duration such as 500ms, 30s, 5m or 24h, returned in seconds."""
+        value = self.optional(name)
+        if value is None:
+            return default
+        match = DURATION.fullmatch(value)
+        found = float(match[1]) * UNIT_SECONDS[match[2]] if match else -1.0
+        if not minimum <= found <= maximum:
+            raise SettingError(
+                name,
+                f"is {value!r}; it takes a duration such as 500ms, 30s, 5m or 24h, "
+                f"from {minimum:g}s to {maximum:g}s",
+            )
+        return found
+
+    def address(self, name: str, default: str) -> Address:
+        """HOST:PORT; a missing host means 127.0.0.1, IPv6 goes in brackets."""
+        value = self.text(name, default)
+        host, _, port = value.rpartition(":")
+        valid_port = re.fullmatch(r"\d{1,5}", port, re.ASCII) and int(port) <= 65535
+        if not valid_port or not _is_host(host):
+            raise SettingError(name, f"is {value!r}; it takes HOST:PORT, such as 127.0.0.1:8080")
+        return Address(host.strip("[]") or "127.0.0.1", int(port))
+
+    def url(self, name: str, schemes: tuple[str, ...], *, example: str) -> str | None:
+        """A URL with one of the schemes and a host. The value never appears in the error: it may
+        hold a password."""
+        value = self.optional(name)
+        if value is None:
+            return None
+        try:
+            parts = urlsplit(value)
+            malformed = (
+                parts.scheme not in schemes
+                or parts.port == 0
+                or not (parts.hostname or parts.scheme in SCHEMES_WITHOUT_HOST)
+            )
+        except ValueError:
+            malformed = True
+        if malformed:
+            raise SettingError(name, f"is malformed; it takes a URL such as {example}")
+        return value
+
+    def kafka_name(self, name: str, default: str) -> str:
+        """A topic or group name as Kafka allows them."""
+        value = self.text(name, default)
+        if not KAFKA_NAME.fullmatch(value):
+            raise SettingError(
+                name,
+                f"is {value!r}; it takes up to 249 letters, digits, dots, dashes and underscores",
+            )
+        return value
+
+
+def _is_every_host(host: str) -> bool:
+    try:
+        return ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _is_host(host: str) -> bool:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return bool(IPv6Address(host[1:-1]))
+        except ValueError:
+            return False
+    return not host or HOST_NAME.fullmatch(host) is not None

@@ -1,0 +1,149 @@
+"""Writes the fate of rows to the database: deletions in batches, parked keys, dead rows.
+
+What was acknowledged is written sooner or later, also when the lease is gone or the database is
+away for a while: the far side has it, so nobody needs to send it again.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from servicedesk.backoff import Backoff
+from servicedesk.database import AWAY
+from servicedesk.logs import Log
+from servicedesk.queue.lines import Lines
+from servicedesk.queue.parking import ParkedKey, Parking
+from servicedesk.queue.row import Failure, QueuedRow
+from servicedesk.queue.store import QueueStore
+
+PAUSE = Backoff(base_seconds=0.1, cap_seconds=2.0)
+
+
+class Ledger:
+    """`run` writes what the other methods note down, in the order noted."""
+
+    def __init__(
+        self,
+        *,
+        store: QueueStore,
+        owner: str,
+        lines: Lines,
+        parking: Parking,
+        batch_rows: int,
+        log: Log,
+        random: Callable[[], float],
+    ) -> None:
+        self._store = store
+        self._owner = owner
+        self._lines = lines
+        self._parking = parking
+        self._batch_rows = batch_rows
+        self._log = log
+        self._random = random
+        self._acknowledged: deque[QueuedRow] = deque()
+        self._freed: deque[tuple[int, str]] = deque()
+        self._parked: deque[tuple[QueuedRow, ParkedKey]] = deque()
+        self._work = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def acknowledge(self, row: QueuedRow) -> None:
+        """The row has arrived; its key, if it was parked, is free."""
+        self._acknowledged.append(row)
+        self.free(row.bucket, row.key)
+        self._note()
+
+    def park(self, row: QueuedRow, parked: ParkedKey) -> None:
+        self._parked.append((row, parked))
+        self._note()
+
+    async def bury(self, row: QueuedRow, failure: Failure) -> None:
+        """The row's dead letter is out: move the row and free its key, however long it takes."""
+        await self._insist(lambda: self._store.bury(row, failure))
+        self._parking.forget(row.key)
+        self._retire(row)
+
+    def free(self, bucket: int, key: str) -> None:
+        """A parked key has nothing left to wait for."""
+        parked = self._parking.free(key)
+        if parked is None:
+            return
+        if parked.waiting:
+            # Reads have passed over the rows that came to the key since it was parked.
+            self._lines.read_again(bucket, key, parked.first_id)
+        self._freed.append((bucket, key))
+        self._note()
+
+    def _note(self) -> None:
+        self._idle.clear()
+        self._work.set()
+
+    async def settled(self) -> None:
+        """Returns when everything noted is written."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        """Write until cancelled. Whatever gathers while one statement runs goes into the next."""
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while self._acknowledged or self._freed or self._parked:
+                await self._write_some()
+            self._idle.set()
+
+    async def _write_some(self) -> None:
+        count = min(len(self._acknowledged), self._batch_rows)
+        rows = [self._acknowledged.popleft() for _ in range(count)]
+        freed, self._freed = self._freed, deque()
+        parked, self._parked = self._parked, deque()
+        if rows:
+            await self._insist(lambda: self._store.complete(rows))
+        for row in rows:
+            self._retire(row)
+        if freed:
+            # After the deletion: a crash in between leaves a parked key whose row is gone, which
+            # the next owner frees; the other way round its attempts would be forgotten.
+            await self._insist(lambda: self._store.unpark(list(freed)))
+            for _, key in freed:
+                self._parking.freed(key)
+        for row, record in parked:
+            await self._save(row, record)
+
+    async def _save(self, row: QueuedRow, record: ParkedKey) -> None:
+        bucket = self._lines.buckets[row.bucket]
+        epoch = bucket.epoch
+        if epoch is not None:
+            await self._insist(lambda: self._park(row, record, epoch))
+        self._parking.save(record)
+        bucket.unsettled -= 1
+
+    async def _park(self, row: QueuedRow, record: ParkedKey, epoch: int) -> None:
+        first_failed_at = await self._store.park(
+            row,
+            owner=self._owner,
+            epoch=epoch,
+            attempts=record.attempts,
+            wait_seconds=record.due_at - asyncio.get_running_loop().time(),
+            error=record.error,
+        )
+        if first_failed_at is not None:
+            record.first_failed_at = first_failed_at
+
+    def _retire(self, row: QueuedRow) -> None:
+        bucket = self._lines.buckets[row.bucket]
+        bucket.retired.append(row.id)
+        bucket.unsettled -= 1
+
+    async def _insist(self, write: Callable[[], Awaitable[object]]) -> None:
+        """Repeat a write until the database takes it; every one of them may be repeated."""
+        attempts = 0
+        while True:
+            try:
+                await write()
+            except AWAY as error:
+                attempts += 1
+                if attempts == 1:
+                    self._log.warning("queue_write_waits", error=str(error))
+                await asyncio.sleep(PAUSE.delay_seconds(attempts, self._random))
+            else:
+                return

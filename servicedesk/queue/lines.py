@@ -1,0 +1,227 @@
+"""The rows in memory: in line behind their key, every line in the lane of its receiver.
+
+Only bookkeeping, no I/O. What holds at any time: at most one row of a key is under way; rows of a
+key are in order of id; a row is in memory once, from its admission until its deletion is certain.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from servicedesk.bucket import BUCKETS
+from servicedesk.queue.circuit import Circuit
+from servicedesk.queue.row import QueuedRow
+from servicedesk.queue.store import Span
+
+
+@dataclass(slots=True, kw_only=True)
+class Bucket:
+    """One bucket as this worker sees it.
+
+    `floor`: rows up to it have been read, but for those that were not visible yet. `safe_floor`:
+    no row up to it can still appear, and each was admitted, set aside or parked. `reset`: where
+    the next read goes back to. `known`: ids in memory or just deleted (`retired`). `unsettled`:
+    rows whose fate is not yet in the database; a bucket is handed over when there are none.
+    """
+
+    number: int
+    epoch: int | None = None
+    leaving: bool = False
+    floor: int = 0
+    safe_floor: int = 0
+    reset: int | None = None
+    known: set[int] = field(default_factory=set)
+    retired: list[int] = field(default_factory=list)
+    unsettled: int = 0
+
+    @property
+    def is_ours(self) -> bool:
+        return self.epoch is not None and not self.leaving
+
+    def gain(self, epoch: int) -> None:
+        self.epoch, self.leaving = epoch, False
+        self.floor = self.safe_floor = 0
+        self.reset = None
+
+    def go_back(self, floor: int) -> None:
+        """From the next read on, read again from above `floor`; known rows are passed over.
+
+        A read that is under way is not disturbed: it may still raise the floor.
+        """
+        self.reset = floor if self.reset is None else min(self.reset, floor)
+
+    def surely_read(self) -> int:
+        """The floor below which no row is left to read."""
+        return self.safe_floor if self.reset is None else min(self.safe_floor, self.reset)
+
+    def begin_read(self) -> Span:
+        """Where a read that starts now has to look. It cannot find what was deleted before, so
+        that need not be known any longer."""
+        self.known.difference_update(self.retired)
+        self.retired.clear()
+        if self.reset is not None:
+            self.floor = min(self.floor, self.reset)
+            self.safe_floor = min(self.safe_floor, self.floor)
+            self.reset = None
+        return Span(bucket=self.number, safe_floor=self.safe_floor, floor=self.floor)
+
+    def known_above_safe_floor(self) -> list[int]:
+        if self.safe_floor == self.floor:
+            return []
+        return [row_id for row_id in self.known if self.safe_floor < row_id <= self.floor]
+
+
+@dataclass(slots=True, kw_only=True)
+class Line:
+    """The rows of one key, the first of them under way when `busy`, sent under `epoch`.
+
+    `strikes` counts how often the first row found the far side away while others got through.
+    """
+
+    key: str
+    lane: "Lane"
+    rows: deque[QueuedRow] = field(default_factory=deque)
+    busy: bool = False
+    queued: bool = False
+    sent_at: float = 0.0
+    epoch: int | None = None
+    strikes: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class Lane:
+    """The lines of one receiver. `aside` holds its own floors while it is read by itself."""
+
+    receiver: str
+    circuit: Circuit
+    ready: deque[Line] = field(default_factory=deque)
+    in_flight: int = 0
+    rows: int = 0
+    answered_at: float = 0.0
+    aside: dict[int, int] | None = None
+
+
+class Lines:
+    """`lane_rows` bounds the rows of one receiver in memory."""
+
+    def __init__(self, *, lane_rows: int, create_circuit: Callable[[], Circuit]) -> None:
+        self._lane_rows = lane_rows
+        self._create_circuit = create_circuit
+        self.buckets = [Bucket(number=number) for number in range(BUCKETS)]
+        self.lanes: dict[str, Lane] = {}
+        self.lines: dict[str, Line] = {}
+
+    def lane(self, receiver: str) -> Lane:
+        lane = self.lanes.get(receiver)
+        if lane is None:
+            lane = self.lanes[receiver] = Lane(receiver=receiver, circuit=self._create_circuit())
+        return lane
+
+    def admit(self, row: QueuedRow) -> bool:
+        """Put a row that was read in line; False when its lane is full. Known rows are no news."""
+        bucket = self.buckets[row.bucket]
+        if row.id in bucket.known:
+            return True
+        lane = self.lane(row.receiver)
+        if lane.rows >= self._lane_rows:
+            return False
+        bucket.known.add(row.id)
+        lane.rows += 1
+        line = self.lines.get(row.key)
+        if line is None:
+            line = self.lines[row.key] = Line(key=row.key, lane=lane)
+        line.rows.append(row)
+        if not line.busy and not line.queued:
+            self.make_ready(line)
+        return True
+
+    def make_ready(self, line: Line) -> None:
+        line.queued = True
+        line.lane.ready.append(line)
+
+    def has_room(self, lane: Lane) -> bool:
+        """Room worth a read: half of the bound."""
+        return lane.rows <= self._lane_rows // 2
+
+    def begin(self, line: Line, now: float) -> QueuedRow:
+        """The line's first row goes under way."""
+        row = line.rows[0]
+        line.busy, line.sent_at = True, now
+        line.lane.in_flight += 1
+        bucket = self.buckets[row.bucket]
+        line.epoch = bucket.epoch
+        bucket.unsettled += 1
+        return row
+
+    def end(self, row: QueuedRow) -> Line:
+        """The row under way has an outcome; it is still the first of its line."""
+        line = self.lines[row.key]
+        line.busy = False
+        line.lane.in_flight -= 1
+        return line
+
+    def is_current(self, line: Line, row: QueuedRow) -> bool:
+        """Is the bucket still held under the epoch the row was sent under? If it changed hands in
+        between, another worker may have sent this row and later ones."""
+        bucket = self.buckets[row.bucket]
+        return bucket.is_ours and bucket.epoch == line.epoch
+
+    def pop(self, line: Line) -> None:
+        """The first row is done with; the next one is ready. The row's id stays known."""
+        line.rows.popleft()
+        line.lane.rows -= 1
+        line.strikes = 0
+        if line.rows:
+            self.make_ready(line)
+        else:
+            del self.lines[line.key]
+
+    def drop(self, line: Line, *, again: bool) -> None:
+        """Forget a line's rows. With `again` they are read again by whoever has the bucket now;
+        without, they wait with their parked key."""
+        first = line.rows[0]
+        bucket = self.buckets[first.bucket]
+        if again:
+            self.read_again(first.bucket, line.key, first.id)
+        for row in line.rows:
+            bucket.known.discard(row.id)
+        line.lane.rows -= len(line.rows)
+        line.rows.clear()
+        line.queued = False
+        del self.lines[line.key]
+
+    def read_again(self, bucket: int, key: str, row_id: int) -> None:
+        """Read the key again from a row on, by whichever floor its lane is read."""
+        self.buckets[bucket].go_back(row_id - 1)
+        lane = self.lanes.get(key.rpartition("/")[0])
+        if lane is not None and lane.aside is not None:
+            lane.aside[bucket] = min(lane.aside.get(bucket, 0), row_id - 1)
+
+    def drop_bucket(self, number: int) -> None:
+        """Forget a bucket's rows, all but those under way."""
+        for line in [line for line in self.lines.values() if line.rows[0].bucket == number]:
+            if not line.busy:
+                self.drop(line, again=True)
+                continue
+            under_way = line.rows.popleft()
+            for row in line.rows:
+                self.buckets[number].known.discard(row.id)
+            line.lane.rows -= len(line.rows)
+            line.rows = deque([under_way])
+
+    def next_ready(self, lane: Lane) -> Line | None:
+        """The next line to send from; lines that were dropped meanwhile are passed over."""
+        while lane.ready:
+            line = lane.ready.popleft()
+            if line.queued:
+                line.queued = False
+                return line
+        return None
+
+    @property
+    def in_flight(self) -> int:
+        return sum(lane.in_flight for lane in self.lanes.values())
+
+    @property
+    def total_rows(self) -> int:
+        return sum(lane.rows for lane in self.lanes.values())

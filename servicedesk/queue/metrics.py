@@ -1,0 +1,75 @@
+"""The queue's metrics, named after its table: outbox_… in relayd, delivery_… in notifyd."""
+
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from servicedesk.queue.lines import Lines
+from servicedesk.queue.parking import Parking
+from servicedesk.queue.tables import QueueTables
+
+# From a broker next door to an outage of an hour.
+SECONDS = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1800, 3600,
+)  # fmt: skip
+
+
+class QueueMetrics:
+    """One queue's counters and gauges in a registry."""
+
+    def __init__(self, tables: QueueTables, registry: CollectorRegistry) -> None:
+        name = tables.name
+        by_receiver = ("receiver",) if tables.has_receiver else ()
+        self._has_receiver = tables.has_receiver
+        self.published = Counter(
+            f"{name}_published", "Rows acknowledged by the far side.", ["event_type"],
+            registry=registry,
+        )  # fmt: skip
+        self.rejected = Counter(
+            f"{name}_rejected", "Attempts that were refused.", by_receiver, registry=registry
+        )
+        self.dead = Counter(
+            f"{name}_dead", "Rows given up after the last attempt.", by_receiver, registry=registry
+        )
+        self.lease_lost = Counter(
+            f"{name}_lease_lost", "Buckets lost before they were released.", registry=registry
+        )
+        self.commit_to_ack = Histogram(
+            f"{name}_commit_to_ack_seconds", "From the row's transaction to its acknowledgement.",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self.oldest_pending = Gauge(
+            f"{name}_oldest_pending_seconds", "Age of the oldest row waiting here: the lag.",
+            registry=registry,
+        )  # fmt: skip
+        self.pending = Gauge(
+            f"{name}_pending", "Rows waiting in this worker's buckets.", registry=registry
+        )
+        self.parked_keys = Gauge(
+            f"{name}_parked_keys", "Keys waiting for a retry here.", registry=registry
+        )
+        self.buckets = Gauge(
+            f"{name}_buckets", "Buckets this worker holds, of 64.", registry=registry
+        )
+        self.in_flight = Gauge(f"{name}_in_flight", "Rows under way.", registry=registry)
+        self.circuit_open = Gauge(
+            f"{name}_circuit_open", "1 while the far side is away.", by_receiver, registry=registry
+        )
+
+    def labelled(self, metric: Counter, receiver: str) -> Counter:
+        return metric.labels(receiver) if self._has_receiver else metric
+
+    def show_circuit(self, receiver: str, *, is_open: bool) -> None:
+        gauge = self.circuit_open.labels(receiver) if self._has_receiver else self.circuit_open
+        gauge.set(1 if is_open else 0)
+
+    def show_waiting(self, lines: Lines, parking: Parking, unread: int) -> None:
+        """What waits: rows in memory, `unread` ones behind them, parked keys, and the oldest."""
+        heads = [line.rows[0].created_at for line in lines.lines.values()]
+        parked = parking.oldest_row()
+        oldest = min(heads + ([parked] if parked else []), default=None)
+        age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
+        self.oldest_pending.set(max(0.0, age))
+        self.pending.set(unread + lines.total_rows)
+        self.parked_keys.set(len(parking))
+        self.in_flight.set(lines.in_flight)

@@ -1,0 +1,163 @@
+"""The parked keys of this worker's buckets: which keys wait, until when, and how often they failed.
+
+Memory mirrors `…_parked`; the table is what survives, and what an operator changes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import inf
+
+from servicedesk.queue.row import QueuedRow
+from servicedesk.queue.store import Parked
+
+
+@dataclass(slots=True, kw_only=True)
+class ParkedKey:
+    """`due_at` is on the monotonic clock; `waiting` ends when the key is tried again.
+
+    `saved_at` is when the table got the latest failure, None until then. `row_created_at` feeds
+    the lag.
+    """
+
+    bucket: int
+    key: str
+    first_id: int
+    attempts: int
+    due_at: float
+    error: str
+    first_failed_at: datetime
+    row_created_at: datetime | None
+    waiting: bool = True
+    saved_at: float | None = None
+
+
+class Parking:
+    """`now` is the monotonic clock in seconds."""
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._keys: dict[str, ParkedKey] = {}
+        # Keys that were freed, and when the table learned it: older readings of it are no news.
+        self._freed: dict[str, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def waiting_keys(self) -> list[str]:
+        return [parked.key for parked in self._keys.values() if parked.waiting]
+
+    def is_waiting(self, key: str) -> bool:
+        parked = self._keys.get(key)
+        return parked is not None and parked.waiting
+
+    def failures(self, row: QueuedRow) -> ParkedKey | None:
+        """The record of this very row's failures."""
+        parked = self._keys.get(row.key)
+        return parked if parked is not None and parked.first_id == row.id else None
+
+    def fail(
+        self, row: QueuedRow, *, error: str, attempts: int, wait_seconds: float, failed_at: datetime
+    ) -> ParkedKey:
+        """The row's key waits; to be saved."""
+        former = self.failures(row)
+        parked = self._keys[row.key] = ParkedKey(
+            bucket=row.bucket,
+            key=row.key,
+            first_id=row.id,
+            attempts=attempts,
+            due_at=self._now() + wait_seconds,
+            error=error,
+            first_failed_at=former.first_failed_at if former else failed_at,
+            row_created_at=row.created_at,
+        )
+        return parked
+
+    def save(self, parked: ParkedKey) -> None:
+        """The table has it now."""
+        parked.saved_at = self._now()
+
+    def free(self, key: str) -> ParkedKey | None:
+        """The key is no longer parked; what it was when it was, and the table has to learn it."""
+        parked = self._keys.pop(key, None)
+        if parked is not None:
+            self._freed[key] = inf
+        return parked
+
+    def freed(self, key: str) -> None:
+        """The table has learned it. Meanwhile the key may have been parked anew, which stands."""
+        self._freed[key] = self._now()
+
+    def forget(self, key: str) -> None:
+        """The table has the key no longer."""
+        self._keys.pop(key, None)
+        self.freed(key)
+
+    def forget_bucket(self, bucket: int) -> None:
+        for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
+            del self._keys[parked.key]
+
+    def take_due(self) -> list[ParkedKey]:
+        """Keys whose wait is over; they no longer wait, and are read again."""
+        now = self._now()
+        due = [
+            p
+            for p in self._keys.values()
+            if p.waiting and p.saved_at is not None and p.due_at <= now
+        ]
+        for parked in due:
+            parked.waiting = False
+        return due
+
+    def refresh(self, bucket: int, rows: Sequence[Parked], asked_at: float) -> list[ParkedKey]:
+        """Take over what the table said of one bucket when it was asked; returns the keys that an
+        operator freed. A key that is being tried, or changed since, is left as it is."""
+        found = {row.key: row for row in rows}
+        freed = []
+        for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
+            if parked.key not in found and self._is_settled(parked, asked_at):
+                del self._keys[parked.key]
+                freed.append(parked)
+        for row in found.values():
+            known = self._keys.get(row.key)
+            if known is None and self._freed.get(row.key, -inf) < asked_at:
+                self._keys[row.key] = self._from_table(row)
+            elif known is not None and self._is_settled(known, asked_at):
+                known.due_at = self._due_at(row)
+        self._freed = {key: at for key, at in self._freed.items() if at >= asked_at}
+        return freed
+
+    def abandoned(self, rows: Sequence[Parked]) -> list[Parked]:
+        """Parked rows that were tried again and are gone: nothing is left to wait for."""
+        return [
+            row
+            for row in rows
+            if row.row_created_at is None
+            and (known := self._keys.get(row.key)) is not None
+            and not known.waiting
+        ]
+
+    @staticmethod
+    def _is_settled(parked: ParkedKey, asked_at: float) -> bool:
+        return parked.waiting and parked.saved_at is not None and parked.saved_at < asked_at
+
+    def _due_at(self, row: Parked) -> float:
+        # A row that is gone was skipped or delivered: nothing to wait for.
+        return self._now() + (row.wait_seconds if row.row_created_at else 0.0)
+
+    def _from_table(self, row: Parked) -> ParkedKey:
+        return ParkedKey(
+            bucket=row.bucket,
+            key=row.key,
+            first_id=row.first_id,
+            attempts=row.attempts,
+            due_at=self._due_at(row),
+            error=row.error,
+            first_failed_at=row.first_failed_at,
+            row_created_at=row.row_created_at,
+            saved_at=-inf,
+        )
+
+    def oldest_row(self) -> datetime | None:
+        times = [p.row_created_at for p in self._keys.values() if p.row_created_at is not None]
+        return min(times, default=None)

@@ -1,0 +1,185 @@
+"""Reads the rows of this worker's buckets in order: floors, stragglers, keys and lanes set aside.
+
+The highest id read per bucket is kept, and the next read starts above it, so dead index entries are
+not visited again. Ids become visible out of order, so each read also looks, in the same snapshot,
+between that floor and a safe floor below which nothing can still appear: a row is never taken
+without the earlier ones of its key.
+"""
+
+from servicedesk.queue.lines import Bucket, Lane, Lines
+from servicedesk.queue.parking import ParkedKey, Parking
+from servicedesk.queue.row import QueuedRow
+from servicedesk.queue.settings import DrainSettings
+from servicedesk.queue.store import QueueStore
+
+
+class Reading:
+    """All of it runs in one task, so floors never change under a read."""
+
+    def __init__(
+        self, *, store: QueueStore, lines: Lines, parking: Parking, settings: DrainSettings
+    ) -> None:
+        self._store = store
+        self._lines = lines
+        self._parking = parking
+        self._settings = settings
+        self._horizon = Horizon()
+
+    def _ours(self) -> list[Bucket]:
+        return [bucket for bucket in self._lines.buckets if bucket.is_ours]
+
+    def _rows_each(self, buckets: int) -> int:
+        return max(16, self._settings.read_rows // max(1, buckets))
+
+    async def read(self) -> bool:
+        """Read what is new, and let lanes that are aside catch up. True when rows came in."""
+        self._resume_due()
+        found = await self._read_new() if self._has_room() else False
+        for lane in list(self._lines.lanes.values()):
+            if lane.aside is not None and not lane.circuit.is_open and self._lines.has_room(lane):
+                found = await self._catch_up(lane, lane.aside) or found
+        return found
+
+    def _has_room(self) -> bool:
+        """Lanes of a queue with receivers are set aside one by one; the outbox is one lane."""
+        if self._store.tables.has_receiver:
+            return True
+        return all(self._lines.has_room(lane) for lane in self._lines.lanes.values())
+
+    @property
+    def is_starved(self) -> bool:
+        """Rows may be waiting that there was no room for."""
+        lanes = self._lines.lanes.values()
+        return not self._has_room() or any(
+            lane.aside is not None and not lane.circuit.is_open for lane in lanes
+        )
+
+    def _resume_due(self) -> None:
+        for parked in self._parking.take_due():
+            self.resume(parked)
+
+    def resume(self, parked: ParkedKey) -> None:
+        """Read the key again from the row that failed."""
+        self._lines.read_again(parked.bucket, parked.key, parked.first_id)
+
+    def _aside(self) -> list[str]:
+        return [lane.receiver for lane in self._lines.lanes.values() if lane.aside is not None]
+
+    async def _read_new(self) -> bool:
+        ours = self._ours()
+        if not ours:
+            return False
+        epochs = {bucket.number: bucket.epoch for bucket in ours}
+        spans = [bucket.begin_read() for bucket in ours]
+        settled = self._horizon.settled_id
+        rows = await self._store.read(
+            spans,
+            self._rows_each(len(ours)),
+            known=[row_id for bucket in ours for row_id in bucket.known_above_safe_floor()],
+            without_keys=self._parking.waiting_keys(),
+            without_receivers=self._aside(),
+        )
+        for row in rows:
+            bucket = self._lines.buckets[row.bucket]
+            if bucket.is_ours and bucket.epoch == epochs[row.bucket]:
+                bucket.floor = max(bucket.floor, row.id)
+                self._take(row)
+        for bucket in ours:
+            if bucket.is_ours and bucket.epoch == epochs[bucket.number]:
+                bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
+        return bool(rows)
+
+    def _take(self, row: QueuedRow) -> None:
+        lane = self._lines.lane(row.receiver)
+        if lane.aside is not None or self._parking.is_waiting(row.key) or self._lines.admit(row):
+            return
+        lane.aside = {bucket.number: bucket.surely_read() for bucket in self._ours()}
+
+    async def _catch_up(self, lane: Lane, floors: dict[int, int]) -> bool:
+        """Read one lane that was set aside, from its own floors, until it has caught up."""
+        ours = self._ours()
+        most = self._rows_each(len(ours))
+        epochs = {bucket.number: bucket.epoch for bucket in ours}
+        for bucket in ours:
+            bucket.begin_read()
+        ceiling = self._horizon.settled_id
+        asked = {bucket.number: floors.get(bucket.number, 0) for bucket in ours}
+        rows = await self._store.read_receiver(
+            lane.receiver,
+            asked,
+            most,
+            ceiling=ceiling,
+            without_keys=self._parking.waiting_keys(),
+        )
+        counts: dict[int, int] = {}
+        full: set[int] = set()
+        reached = dict(asked)
+        for row in rows:
+            counts[row.bucket] = counts.get(row.bucket, 0) + 1
+            bucket = self._lines.buckets[row.bucket]
+            stale = not bucket.is_ours or bucket.epoch != epochs[row.bucket]
+            if stale or row.bucket in full:
+                continue
+            if self._parking.is_waiting(row.key) or self._lines.admit(row):
+                reached[row.bucket] = row.id
+            else:
+                full.add(row.bucket)
+        # A floor that was lowered meanwhile stands: something below it has to be read again.
+        lowered = [number for number in asked if floors.get(number, 0) != asked[number]]
+        floors.update({number: reached[number] for number in asked if number not in lowered})
+        if not full and not lowered and all(count < most for count in counts.values()):
+            self._rejoin(lane, ceiling)
+        return bool(rows)
+
+    def _rejoin(self, lane: Lane, caught_up_to: int) -> None:
+        for bucket in self._ours():
+            bucket.go_back(caught_up_to)
+        lane.aside = None
+
+    @property
+    def wants_look(self) -> bool:
+        """Rows may still become visible below a floor, or a lane has to catch up."""
+        return any(bucket.safe_floor < bucket.floor for bucket in self._ours()) or any(
+            lane.aside is not None for lane in self._lines.lanes.values()
+        )
+
+    @property
+    def has_read_all(self) -> bool:
+        """Every row that was visible at the last read is in memory, parked or deleted."""
+        ours = self._ours()
+        return bool(ours) and any(b.floor for b in ours) and not self.wants_look
+
+    async def raise_horizon(self) -> None:
+        """Find out up to which id no row can still appear."""
+        newest_id = await self._store.newest_id()
+        if newest_id < self._horizon.settled_id:
+            self._begin_again()
+        self._horizon.look(newest_id, await self._store.writers())
+
+    def _begin_again(self) -> None:
+        """The sequence has gone back: the database lost its latest commits in a failover. New rows
+        may have ids below the floors, so everything is read again."""
+        self._horizon = Horizon()
+        for bucket in self._ours():
+            bucket.go_back(0)
+
+
+class Horizon:
+    """The id up to which every row is visible or will never be.
+
+    A writer holds a lock on the table from before it draws an id until after its row is visible. So
+    whoever drew an id up to the newest one, and is not done, is among the writers seen afterwards.
+    """
+
+    def __init__(self) -> None:
+        self.settled_id = 0
+        self._newest_id = 0
+        self._writers: frozenset[str] = frozenset()
+
+    def look(self, newest_id: int, writers: frozenset[str]) -> None:
+        """Take in the newest id, and the writers as they were after it was read."""
+        if not self._writers & writers:
+            self.settled_id = max(self.settled_id, self._newest_id)
+            self._newest_id, self._writers = newest_id, writers
+            if not writers:
+                self.settled_id = newest_id

@@ -1,0 +1,67 @@
+"""What the queue hands out: rows, and the outcomes of sending them."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRow:
+    """One row of `outbox` or `delivery`. `headers` and `payload` are JSON texts.
+
+    `receiver` is empty in the outbox, whose only receiver is the broker. Rows of one `key` are
+    sent one after another in order of their ids; rows of different keys side by side.
+    """
+
+    bucket: int
+    id: int
+    receiver: str
+    aggregate_id: UUID
+    sequence: int
+    event_id: UUID
+    event_type: str
+    headers: str
+    payload: str
+    created_at: datetime
+    key: str
+
+
+def queue_key(aggregate_id: UUID, receiver: str = "") -> str:
+    """The key that order is kept for: the ticket, in deliveries the receiver and the ticket."""
+    return f"{receiver}/{aggregate_id}" if receiver else str(aggregate_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acknowledged:
+    """The far side has the row for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected:
+    """This row was refused and another may well pass: the key is parked, the attempt counts.
+
+    `error` is "Class: message" for the operator, without secrets. `retry_after_seconds` is the
+    receiver's own wish and only ever lengthens the wait.
+    """
+
+    error: str
+    retry_after_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreachable:
+    """The far side is away for everyone: the receiver's circuit opens and no attempt counts."""
+
+    error: str
+
+
+Outcome = Acknowledged | Rejected | Unreachable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """Why a row was given up, as its dead letter tells it."""
+
+    error: str
+    attempts: int
+    first_failed_at: datetime

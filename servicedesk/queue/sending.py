@@ -1,0 +1,211 @@
+"""Sends rows and takes their outcomes: the rules of order, parking, circuits and dead letters.
+
+At most one row of a key is under way. An answer for one row never holds back another key; a far
+side that is away holds back its own lane and counts no attempt.
+"""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+
+from servicedesk.logs import Log
+from servicedesk.queue.ledger import Ledger
+from servicedesk.queue.lines import Lane, Line, Lines
+from servicedesk.queue.metrics import QueueMetrics
+from servicedesk.queue.parking import ParkedKey, Parking
+from servicedesk.queue.row import (
+    Acknowledged,
+    Failure,
+    Outcome,
+    QueuedRow,
+    Rejected,
+    Unreachable,
+)
+from servicedesk.queue.settings import DrainSettings
+from servicedesk.queue.target import BuryError, Target
+
+# A row that finds the far side away this often, while others get through, is itself the trouble.
+STRIKES = 3
+ERROR_CHARACTERS = 1000
+
+
+class Sending:
+    """`may_send` is asked before rows go out; `spawn` starts a task, whose failure is fatal."""
+
+    def __init__(
+        self,
+        *,
+        lines: Lines,
+        parking: Parking,
+        ledger: Ledger,
+        target: Target,
+        settings: DrainSettings,
+        metrics: QueueMetrics,
+        log: Log,
+        may_send: Callable[[], bool],
+        random: Callable[[], float],
+        spawn: Callable[[Coroutine[None, None, None]], object],
+    ) -> None:
+        self._lines = lines
+        self._parking = parking
+        self._ledger = ledger
+        self._target = target
+        self._settings = settings
+        self._metrics = metrics
+        self._log = log
+        self._may_send = may_send
+        self._random = random
+        self._loop = asyncio.get_running_loop()
+        self._spawn = spawn
+        self._dispatch_due = False
+        self.closed = False
+
+    def dispatch_soon(self) -> None:
+        """Send what may be sent, once in this turn of the loop."""
+        if not self._dispatch_due:
+            self._dispatch_due = True
+            self._loop.call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_due = False
+        if self.closed or not self._may_send():
+            return
+        for lane in self._lines.lanes.values():
+            self._dispatch_lane(lane)
+
+    def _dispatch_lane(self, lane: Lane) -> None:
+        now = self._loop.time()
+        most = self._settings.lane_in_flight
+        while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
+            line = self._lines.next_ready(lane)
+            if line is None:
+                return
+            row = line.rows[0]
+            if self._lines.buckets[row.bucket].is_ours:
+                self._begin(line, now)
+            else:
+                self._lines.drop(line, again=True)
+
+    def _begin(self, line: Line, now: float) -> None:
+        row = self._lines.begin(line, now)
+        failed = self._parking.failures(row)
+        if failed is not None and failed.attempts >= self._settings.max_attempts:
+            self._spawn(self._bury(row, failed))
+        else:
+            self._target.send(row, self.settle)
+
+    def settle(self, row: QueuedRow, outcome: Outcome) -> None:
+        """Take the outcome of a send; called once a send, on the loop's thread."""
+        line = self._lines.end(row)
+        if isinstance(outcome, Acknowledged):
+            self._acknowledge(line, row)
+        elif isinstance(outcome, Rejected):
+            self._reject(line, row, outcome)
+        else:
+            self._hold(line, row, outcome)
+        self.dispatch_soon()
+
+    def _answered(self, lane: Lane) -> None:
+        lane.answered_at = self._loop.time()
+        if lane.circuit.answered():
+            self._metrics.show_circuit(lane.receiver, is_open=False)
+            self._log.info("circuit_closed", receiver=lane.receiver)
+
+    def _acknowledge(self, line: Line, row: QueuedRow) -> None:
+        self._answered(line.lane)
+        self._metrics.published.labels(row.event_type).inc()
+        age = datetime.now(UTC) - row.created_at
+        self._metrics.commit_to_ack.observe(max(0.0, age.total_seconds()))
+        self._lines.pop(line)
+        self._ledger.acknowledge(row)
+
+    def _reject(self, line: Line, row: QueuedRow, outcome: Rejected) -> None:
+        self._answered(line.lane)
+        self._metrics.labelled(self._metrics.rejected, row.receiver).inc()
+        failed = self._parking.failures(row)
+        attempts = (failed.attempts if failed else 0) + 1
+        error = outcome.error[:ERROR_CHARACTERS]
+        self._log.warning(
+            "row_rejected",
+            receiver=row.receiver,
+            key=row.key,
+            event_id=row.event_id,
+            attempts=attempts,
+            error=error,
+        )
+        wait = self._settings.retry.delay_seconds(attempts, self._random)
+        wait = max(wait, outcome.retry_after_seconds or 0.0)
+        # Nothing to wait for after the last attempt: once it is saved, the row is buried.
+        is_last = attempts >= self._settings.max_attempts
+        self._park(line, row, error, attempts, 0.0 if is_last else wait)
+
+    def _park(
+        self, line: Line, row: QueuedRow, error: str, attempts: int, wait_seconds: float
+    ) -> None:
+        """Everything of the key leaves memory and is read again when the wait is over."""
+        current = self._lines.is_current(line, row)
+        self._lines.drop(line, again=not current)
+        if not current:
+            self._lines.buckets[row.bucket].unsettled -= 1
+            return
+        parked = self._parking.fail(
+            row,
+            error=error,
+            attempts=attempts,
+            wait_seconds=wait_seconds,
+            failed_at=datetime.now(UTC),
+        )
+        self._ledger.park(row, parked)
+
+    def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
+        lane = line.lane
+        if lane.answered_at > line.sent_at:
+            line.strikes += 1
+        if line.strikes >= STRIKES:
+            self._reject(line, row, Rejected(error=outcome.error))
+            return
+        if lane.circuit.trip(outcome.error):
+            self._metrics.show_circuit(lane.receiver, is_open=True)
+            self._log.warning("circuit_opened", receiver=lane.receiver, error=outcome.error)
+        self._lines.buckets[row.bucket].unsettled -= 1
+        if not self._lines.is_current(line, row):
+            self._lines.drop(line, again=True)
+            return
+        # To the end of its lane, so that after the outage another key may be the first to try.
+        self._lines.make_ready(line)
+
+    def probe_circuits(self) -> None:
+        """Start the probes that are due."""
+        for lane in self._lines.lanes.values():
+            if lane.circuit.is_open and lane.circuit.probe_at <= self._loop.time():
+                lane.circuit.probe_at = float("inf")
+                self._spawn(self._probe(lane))
+
+    async def _probe(self, lane: Lane) -> None:
+        reachable = await self._target.probe(lane.receiver)
+        lane.circuit.probed(reachable=reachable)
+        self.dispatch_soon()
+
+    async def _bury(self, row: QueuedRow, failed: ParkedKey) -> None:
+        """The row is under way until its dead letter is acknowledged and the row is moved.
+
+        `failed` is handed over, because the bucket may be lost before this begins to run.
+        """
+        failure = Failure(
+            error=failed.error, attempts=failed.attempts, first_failed_at=failed.first_failed_at
+        )
+        try:
+            await self._target.bury(row, failure)
+        except BuryError as error:
+            self._log.warning("bury_postponed", key=row.key, error=str(error))
+            wait = self._settings.retry.delay_seconds(failed.attempts, self._random)
+            self._park(self._lines.end(row), row, failed.error, failed.attempts, wait)
+        else:
+            await self._ledger.bury(row, failure)
+            self._metrics.labelled(self._metrics.dead, row.receiver).inc()
+            self._log.error(
+                "row_dead", receiver=row.receiver, key=row.key, event_id=row.event_id,
+                attempts=failure.attempts, reason=failure.error,
+            )  # fmt: skip
+            self._lines.pop(self._lines.end(row))
+        self.dispatch_soon()

@@ -1,0 +1,101 @@
+"""Runs the queue's statements: templates over the names in `tables.py`, values as parameters.
+
+Each call is one transaction on a connection of its own; errors of psycopg rise unchanged. A call
+that does not end in time is cut off, so a connection that has fallen silent holds nothing up.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+from psycopg import AsyncConnection, OperationalError
+from psycopg.rows import class_row, tuple_row
+from psycopg_pool import AsyncConnectionPool
+
+from servicedesk.queue.tables import QueueTables
+
+Pool = AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]
+Row = TypeVar("Row")
+
+
+def render(template: str, tables: QueueTables) -> str:
+    """Fill a template's names: {queue}, {receiver}, {receiver_column} and {key}.
+
+    The key's expression is `servicedesk.queue.row.queue_key` in SQL.
+    """
+    receiver = f"{tables.name}.receiver" if tables.has_receiver else "''::text"
+    ticket = f"{tables.name}.aggregate_id::text"
+    return template.format(
+        queue=tables.name,
+        receiver=receiver,
+        receiver_column="receiver," if tables.has_receiver else "",
+        key=f"{receiver} || '/' || {ticket}" if tables.has_receiver else ticket,
+    )
+
+
+class SilentConnectionError(OperationalError):
+    """No answer came in time: the server hangs, or the way to it was cut without a word."""
+
+
+class Statements:
+    """One set of tables on a pool of autocommit connections.
+
+    A statement may take `seconds`, far more than any of the queue's needs.
+    """
+
+    def __init__(self, pool: Pool, tables: QueueTables, seconds: float = 15.0) -> None:
+        self._pool = pool
+        self._seconds = seconds
+        self.tables = tables
+        self._texts: dict[str, bytes] = {}
+
+    def text(self, template: str) -> bytes:
+        """The statement that runs for a template; rendered once."""
+        text = self._texts.get(template)
+        if text is None:
+            text = self._texts[template] = render(template, self.tables).encode()
+        return text
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection[tuple[object, ...]]]:
+        """Raises SilentConnectionError when what is done with it does not end in time."""
+        try:
+            async with asyncio.timeout(self._seconds), self._pool.connection() as connection:
+                yield connection
+        except TimeoutError:
+            # The other connections went the same way and are just as silent.
+            await self._pool.drain()
+            raise SilentConnectionError(f"no answer within {self._seconds:g} s") from None
+
+    async def execute(self, template: str, parameters: Mapping[str, object]) -> None:
+        async with self._connection() as connection:
+            await connection.execute(self.text(template), parameters)
+
+    async def fetch(
+        self, kind: type[Row], template: str, parameters: Mapping[str, object]
+    ) -> list[Row]:
+        """Rows as instances of `kind`, whose fields are named as the columns."""
+        async with (
+            self._connection() as connection,
+            connection.cursor(row_factory=class_row(kind)) as cursor,
+        ):
+            await cursor.execute(self.text(template), parameters)
+            return await cursor.fetchall()
+
+    async def fetch_tuples(
+        self, template: str, parameters: Mapping[str, object]
+    ) -> list[tuple[object, ...]]:
+        async with (
+            self._connection() as connection,
+            connection.cursor(row_factory=tuple_row) as cursor,
+        ):
+            await cursor.execute(self.text(template), parameters)
+            return await cursor.fetchall()
+
+    async def fetch_integer(
+        self, template: str, parameters: Mapping[str, object] | None = None
+    ) -> int:
+        """The only column of the only row."""
+        rows = await self.fetch_tuples(template, parameters or {})
+        return int(str(rows[0][0]))

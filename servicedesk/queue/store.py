@@ -1,0 +1,300 @@
+"""The SQL of rows: reading in order, completing, parking, burying.
+
+Every function is one transaction. Times are the database's clock, so workers need not agree on
+theirs. Statements are templates over the names in `tables.py` (see statements.py).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from servicedesk.queue.row import Failure, QueuedRow
+from servicedesk.queue.statements import Statements
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A key that waits for `wait_seconds` more, 0 or less when it is due.
+
+    `row_created_at` is None when the row it waits for is gone.
+    """
+
+    bucket: int
+    key: str
+    first_id: int
+    attempts: int
+    wait_seconds: float
+    first_failed_at: datetime
+    error: str
+    row_created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Where to read a bucket: what is new above `floor`, and what came late above `safe_floor`."""
+
+    bucket: int
+    safe_floor: int
+    floor: int
+
+
+class QueueStore:
+    """The rows of one set of tables."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+        self.tables = statements.tables
+
+    # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
+    # below the floor are never visited, whatever vacuum may not yet remove.
+    READ = """
+    SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
+               headers, payload, created_at, {key} AS key
+        FROM {queue}
+        WHERE bucket = start.bucket AND id > start.floor
+        ORDER BY id LIMIT %(most)s
+    ) AS found
+    """
+
+    # The same, with the rows that became visible late, seen by the same snapshot, and without the
+    # keys and receivers that are set aside. The primary key, two ranges a bucket.
+    READ_CAREFULLY = """
+    SELECT found.*
+    FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[])
+         AS start(bucket, safe_floor, floor)
+    CROSS JOIN LATERAL (
+        (SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
+                headers, payload, created_at, {key} AS key
+         FROM {queue}
+         WHERE bucket = start.bucket AND id > start.safe_floor AND id <= start.floor
+           AND id <> ALL(%(known)s::int8[])
+           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+         ORDER BY id)
+        UNION ALL
+        (SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
+                headers, payload, created_at, {key} AS key
+         FROM {queue}
+         WHERE bucket = start.bucket AND id > start.floor
+           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+         ORDER BY id LIMIT %(most)s)
+    ) AS found
+    ORDER BY found.id
+    """
+
+    async def read(
+        self,
+        spans: Sequence[Span],
+        most: int,
+        *,
+        known: Sequence[int] = (),
+        without_keys: Sequence[str] = (),
+        without_receivers: Sequence[str] = (),
+    ) -> list[QueuedRow]:
+        """All late rows but the `known` ones and up to `most` new rows of each bucket, in order of
+        id per bucket."""
+        parameters: dict[str, object] = {
+            "buckets": [span.bucket for span in spans],
+            "floors": [span.floor for span in spans],
+            "most": most,
+        }
+        careful = without_keys or without_receivers or any(s.safe_floor < s.floor for s in spans)
+        if not careful:
+            return await self._statements.fetch(QueuedRow, self.READ, parameters)
+        parameters |= {
+            "safe_floors": [span.safe_floor for span in spans],
+            "known": list(known),
+            "keys": list(without_keys),
+            "receivers": list(without_receivers),
+        }
+        return await self._statements.fetch(QueuedRow, self.READ_CAREFULLY, parameters)
+
+    # No lock. The primary key: one receiver that catches up by itself, up to where no row can
+    # still appear, without its parked keys.
+    READ_RECEIVER = """
+    SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
+               headers, payload, created_at, {key} AS key
+        FROM {queue}
+        WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
+          AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
+        ORDER BY id LIMIT %(most)s
+    ) AS found
+    """
+
+    async def read_receiver(
+        self,
+        receiver: str,
+        floors: dict[int, int],
+        most: int,
+        *,
+        ceiling: int,
+        without_keys: Sequence[str],
+    ) -> list[QueuedRow]:
+        """Up to `most` rows of one receiver in each bucket, with ids up to `ceiling`."""
+        parameters = {
+            "receiver": receiver,
+            "buckets": list(floors),
+            "floors": list(floors.values()),
+            "ceiling": ceiling,
+            "keys": list(without_keys),
+            "most": most,
+        }
+        return await self._statements.fetch(QueuedRow, self.READ_RECEIVER, parameters)
+
+    # No lock; the sequence's one row.
+    NEWEST_ID = "SELECT coalesce(pg_sequence_last_value('{queue}_id_seq'), 0)"
+
+    async def newest_id(self) -> int:
+        """The newest id drawn, whether or not its row is visible yet."""
+        return await self._statements.fetch_integer(self.NEWEST_ID)
+
+    # No lock, and no table: the lock manager's memory. A writer takes this lock before it draws an
+    # id and holds it until its row is visible to every later snapshot.
+    WRITERS = """
+    SELECT virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND relation = '{queue}'::regclass AND mode = 'RowExclusiveLock'
+      AND granted
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+    """
+
+    async def writers(self) -> frozenset[str]:
+        """The transactions that write to the table at this moment."""
+        rows = await self._statements.fetch_tuples(self.WRITERS, {})
+        return frozenset(str(name) for (name,) in rows)
+
+    # Row locks on rows that only this worker sends; the primary key, one probe a row.
+    COMPLETE = """
+    DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
+    WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+    """
+
+    # The same, and a record of each for `event delivered to receiver, once`.
+    COMPLETE_AND_KEEP = """
+    WITH gone AS (
+        DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
+        WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+        RETURNING {queue}.event_id, {receiver} AS receiver, {queue}.aggregate_id, {queue}.sequence
+    )
+    INSERT INTO {queue}_done (event_id, receiver, aggregate_id, sequence)
+    SELECT event_id, receiver, aggregate_id, sequence FROM gone
+    ON CONFLICT (event_id, receiver) DO NOTHING
+    """
+
+    async def complete(self, rows: Sequence[QueuedRow]) -> None:
+        """Delete acknowledged rows. Repeating it, or rows that are gone already, is fine."""
+        template = self.COMPLETE_AND_KEEP if self.tables.keeps_done else self.COMPLETE
+        parameters = {"buckets": [row.bucket for row in rows], "ids": [row.id for row in rows]}
+        await self._statements.execute(template, parameters)
+
+    # A row lock on the parked row; the bucket's row is read, so a worker that has lost the bucket
+    # parks nothing. first_failed_at stays that of the row's first failure.
+    PARK = """
+    INSERT INTO {queue}_parked AS parked (bucket, key, first_id, attempts, next_at, error)
+    SELECT bucket, %(key)s, %(id)s, %(attempts)s, now() + make_interval(secs => %(wait)s), %(error)s
+    FROM {queue}_bucket
+    WHERE bucket = %(bucket)s AND owner = %(owner)s AND epoch = %(epoch)s
+    ON CONFLICT (bucket, key) DO UPDATE
+    SET first_id = EXCLUDED.first_id, attempts = EXCLUDED.attempts, next_at = EXCLUDED.next_at,
+        error = EXCLUDED.error,
+        first_failed_at = CASE WHEN parked.first_id = EXCLUDED.first_id
+                               THEN parked.first_failed_at ELSE now() END
+    RETURNING first_failed_at
+    """
+
+    async def park(
+        self,
+        row: QueuedRow,
+        *,
+        owner: str,
+        epoch: int,
+        attempts: int,
+        wait_seconds: float,
+        error: str,
+    ) -> datetime | None:
+        """Park the row's key; returns when the row first failed, None when the lease is lost."""
+        parameters = {
+            "bucket": row.bucket,
+            "key": row.key,
+            "id": row.id,
+            "attempts": attempts,
+            "wait": wait_seconds,
+            "error": error,
+            "owner": owner,
+            "epoch": epoch,
+        }
+        rows = await self._statements.fetch_tuples(self.PARK, parameters)
+        return rows[0][0] if rows and isinstance(rows[0][0], datetime) else None
+
+    # Row locks on parked rows of this worker's keys; the primary key (bucket, key).
+    UNPARK = """
+    DELETE FROM {queue}_parked
+    USING unnest(%(buckets)s::int2[], %(keys)s::text[]) AS free(bucket, key)
+    WHERE {queue}_parked.bucket = free.bucket AND {queue}_parked.key = free.key
+    """
+
+    async def unpark(self, keys: Sequence[tuple[int, str]]) -> None:
+        """Free (bucket, key) pairs; repeating it is fine."""
+        parameters = {"buckets": [b for b, _ in keys], "keys": [key for _, key in keys]}
+        await self._statements.execute(self.UNPARK, parameters)
+
+    # No lock. The primary keys of both tables; a subquery, because a join of many parked keys would
+    # be planned as a scan of the whole queue.
+    PARKED = """
+    SELECT parked.bucket, parked.key, parked.first_id, parked.attempts, parked.first_failed_at,
+           parked.error, extract(epoch FROM parked.next_at - now())::float8 AS wait_seconds,
+           (SELECT created_at FROM {queue}
+            WHERE bucket = parked.bucket AND id = parked.first_id) AS row_created_at
+    FROM {queue}_parked AS parked
+    WHERE parked.bucket = ANY(%(buckets)s)
+    """
+
+    async def parked(self, buckets: Sequence[int]) -> list[Parked]:
+        return await self._statements.fetch(Parked, self.PARKED, {"buckets": list(buckets)})
+
+    # Row locks on the row and on its parked key; primary keys. One statement, so the row is in
+    # exactly one of the two tables at any time.
+    BURY = """
+    WITH gone AS (
+        DELETE FROM {queue} WHERE bucket = %(bucket)s AND id = %(id)s RETURNING {queue}.*
+    ), freed AS (
+        DELETE FROM {queue}_parked WHERE bucket = %(bucket)s AND key = %(key)s
+    )
+    INSERT INTO {queue}_dead (bucket, id, {receiver_column} aggregate_id, sequence, event_id,
+        event_type, headers, payload, created_at, error, attempts, first_failed_at)
+    SELECT bucket, id, {receiver_column} aggregate_id, sequence, event_id,
+        event_type, headers, payload, created_at, %(error)s, %(attempts)s, %(first_failed_at)s
+    FROM gone
+    ON CONFLICT (id) DO NOTHING
+    """
+
+    async def bury(self, row: QueuedRow, failure: Failure) -> None:
+        """Move a row to the dead ones and free its key. Repeating it is fine."""
+        parameters = {
+            "bucket": row.bucket,
+            "id": row.id,
+            "key": row.key,
+            "error": failure.error,
+            "attempts": failure.attempts,
+            "first_failed_at": failure.first_failed_at,
+        }
+        await self._statements.execute(self.BURY, parameters)
+
+    # No lock. The primary key from the floor upwards, at most `most` entries a bucket.
+    COUNT_UNREAD = """
+    SELECT coalesce(sum(unread.rows), 0)
+    FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS rows FROM (
+            SELECT FROM {queue} WHERE bucket = start.bucket AND id > start.floor
+            ORDER BY id LIMIT %(most)s
+        ) AS counted
+    ) AS unread
+    """
+
+    async def count_unread(self, floors: dict[int, int], most: int) -> int:
+        """How many rows lie above the floors, counting at most `most` a bucket."""
+        parameters = {"buckets": list(floors), "floors": list(floors.values()), "most": most}
+        return await self._statements.fetch_integer(self.COUNT_UNREAD, parameters)

@@ -1,0 +1,35 @@
+"""What a daemon implements to be drained into: one Target, the broker or the channels."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from servicedesk.queue.row import Failure, Outcome, QueuedRow
+
+Settle = Callable[[QueuedRow, Outcome], None]
+
+
+class BuryError(Exception):
+    """The dead letter could not be published now; the row stays parked and is tried again."""
+
+
+class Target(Protocol):
+    """The far side. The queue never has two rows of one key under way at once."""
+
+    def send(self, row: QueuedRow, settle: Settle) -> None:
+        """Start sending a row. Never blocks and never raises.
+
+        `settle(row, outcome)` is called exactly once for every send, on the event loop's thread,
+        within a time well below the lease; it may be called before `send` returns.
+        """
+
+    async def bury(self, row: QueuedRow, failure: Failure) -> None:
+        """Publish the row's dead letter and return when it is acknowledged.
+
+        Raises BuryError when that is not possible now. Repeating it is safe.
+        """
+
+    async def probe(self, receiver: str) -> bool:
+        """Is the receiver reachable again? Asked while its circuit is open and cheap.
+
+        A target that cannot tell without sending returns True: one row is then sent as the probe.
+        """
