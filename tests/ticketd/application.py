@@ -1,0 +1,106 @@
+"""The application in the test's own process: its settings, its life, and a client for it."""
+
+import io
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import orjson
+
+from servicedesk.logs import Log
+from ticketd.app import build_app
+from ticketd.asgi import Message
+from ticketd.config import Config
+from ticketd.middleware import Pipeline
+
+NEW = {"title": "Принтер не печатает 🖨️", "requester": "анна@example.org"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A started application. `lines` are the JSON lines logged so far."""
+
+    app: Pipeline
+    client: httpx.AsyncClient
+    stream: io.StringIO
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        return [orjson.loads(line) for line in self.stream.getvalue().splitlines()]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == name]
+
+    async def create(self, **members: object) -> dict[str, Any]:
+        answer = await self.client.post("/tickets", json=NEW | members)
+        assert answer.status_code == 201, answer.text
+        ticket: dict[str, Any] = answer.json()
+        return ticket
+
+    async def patch(
+        self, ticket: Mapping[str, Any], if_match: str = "*", **members: object
+    ) -> httpx.Response:
+        headers = {"if-match": if_match}
+        return await self.client.patch(f"/tickets/{ticket['id']}", json=members, headers=headers)
+
+
+@asynccontextmanager
+async def running(environment: Mapping[str, str] | None = None) -> AsyncIterator[Running]:
+    """Build the application from an environment, start it, and stop it at the end."""
+    stream = io.StringIO()
+    config = Config.from_environment({"LOG_LEVEL": "debug"} | dict(environment or {}))
+    app = build_app(config, Log("ticketd", level=config.log_level, stream=stream))
+    service = app._service
+    await service.start()
+    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+    try:
+        async with httpx.AsyncClient(transport=transport, base_url="http://ticketd") as client:
+            yield Running(app=app, client=client, stream=stream)
+    finally:
+        await service.stop()
+
+
+class Exchange:
+    """One request at the level of ASGI: `receive` gives out messages, `sent` keeps the answer."""
+
+    def __init__(self, *messages: Message) -> None:
+        self._messages = list(messages)
+        self.received = 0
+        self.sent: list[Message] = []
+
+    async def receive(self) -> Message:
+        self.received += 1
+        return self._messages.pop(0)
+
+    async def send(self, message: Message) -> None:
+        self.sent.append(message)
+
+    @property
+    def status(self) -> int:
+        return int(self.sent[0]["status"])
+
+    @property
+    def body(self) -> bytes:
+        return bytes(self.sent[1]["body"])
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {name.decode(): value.decode() for name, value in self.sent[0]["headers"]}
+
+
+def http_scope(method: str, path: str, **headers: str) -> dict[str, Any]:
+    """Underscores in the names of headers stand for dashes."""
+    pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    return {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": b"",
+        "headers": pairs,
+    }
+
+
+def chunk(body: bytes, *, more: bool = False) -> Message:
+    return {"type": "http.request", "body": body, "more_body": more}

@@ -1,0 +1,63 @@
+"""Tickets, events and queries for tests."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from psycopg import AsyncConnection
+
+from ticketd.events import TicketEvent, change_event
+from ticketd.identifiers import HIGHEST, LOWEST, IdentifierSource, moment_of
+from ticketd.lanes import Connection
+from ticketd.representation import ticket_json
+from ticketd.store import TicketStore
+from ticketd.tickets import NewTicket, Ticket, TicketQuery, open_ticket
+
+IDENTIFIERS = IdentifierSource(time.time_ns, os.urandom)
+HEADERS = '{"request_id":"r-1","traceparent":"00-1-2-00"}'
+
+NEW = NewTicket(
+    title="Заявка 🖨️",
+    description="العربية и кириллица",
+    priority="normal",
+    requester="анна",
+    assignee=None,
+)
+
+
+def connector(url: str, application: str = "test") -> Callable[[], Awaitable[Connection]]:
+    return partial(AsyncConnection.connect, url, autocommit=True, application_name=application)
+
+
+def a_ticket(**members: Any) -> Ticket:
+    ticket_id = IDENTIFIERS.next()
+    return replace(open_ticket(NEW, ticket_id, moment_of(ticket_id)), **members)
+
+
+def created(ticket: Ticket) -> TicketEvent:
+    return TicketEvent(
+        event_id=IDENTIFIERS.next(),
+        event_type="ticket.created",
+        headers=HEADERS,
+        payload=ticket_json(ticket).decode(),
+    )
+
+
+def describe(before: Ticket, after: Ticket) -> TicketEvent:
+    return change_event(IDENTIFIERS.next(), HEADERS, None, before, after)
+
+
+async def add(store: TicketStore, **members: Any) -> Ticket:
+    ticket = a_ticket(**members)
+    await store.create(ticket, created(ticket))
+    return ticket
+
+
+def everything(**members: Any) -> TicketQuery:
+    query = TicketQuery(
+        status=None, priority=None, assignee=None, from_id=LOWEST, below_id=HIGHEST, limit=200
+    )
+    return replace(query, **members)

@@ -1,0 +1,194 @@
+"""The wiring of a worker: `create_app` makes the ASGI application from the environment.
+
+Any ASGI server runs it; `python -m ticketd` does with Granian, and adds the admin port.
+"""
+
+import gc
+import multiprocessing
+import os
+import random
+import secrets
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from psycopg import AsyncConnection
+
+from servicedesk.database import create_pool
+from servicedesk.logs import Log, capture_library_logs
+from ticketd.access_log import AccessLog
+from ticketd.config import Config
+from ticketd.cursor import Cursors
+from ticketd.deadlines import Deadlines
+from ticketd.handlers import TicketHandlers
+from ticketd.identifiers import IdentifierSource
+from ticketd.lanes import Connection, LaneSettings
+from ticketd.lifetime import Background, Heartbeat, Lifetime
+from ticketd.memory import MemoryTicketStore
+from ticketd.metrics import Metrics
+from ticketd.middleware import Pipeline
+from ticketd.operations import OperationHandlers
+from ticketd.randomness import RandomBlocks
+from ticketd.readiness import Readiness
+from ticketd.router import Handler, Route, Router
+from ticketd.store import PostgresTicketStore, TicketStore
+from ticketd.tokens import READ, WRITE, TokenFile
+from ticketd.wakeup import OutboxSignal
+
+CONTRACT = Path(__file__).with_name("openapi.yaml")
+
+
+def create_app() -> Pipeline:
+    """Raises SettingError and TokenFileError."""
+    config = Config.from_environment(os.environ)
+    log = Log("ticketd", level=config.log_level)
+    capture_library_logs(log)
+    app = build_app(config, log)
+    _collect_less_often()
+    return app
+
+
+def build_app(config: Config, log: Log) -> Pipeline:
+    metrics = Metrics()
+    deadlines = Deadlines(config.request_seconds, time.perf_counter, metrics.in_flight.set)
+    store, background = _store(config, metrics, log)
+    readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
+    access_log = AccessLog(log.write_raw) if config.access_log else None
+    tokens = config.tokens_file and TokenFile(config.tokens_file, time.monotonic, log)
+    heartbeat = _heartbeat(metrics, log)
+    random_bytes = RandomBlocks(os.urandom).take
+    lifetime = Lifetime(
+        store=store,
+        readiness=readiness,
+        background=[readiness.watch, deadlines.sweep, heartbeat.beat, *background],
+        flush=access_log.flush if access_log else _nothing,
+        end=_end_this_process,
+        log=log,
+    )
+    return Pipeline(
+        service=lifetime,
+        router=Router(_routes(config, store, readiness, metrics, random_bytes)),
+        authenticate=tokens.caller if tokens else None,
+        readiness=readiness,
+        deadlines=deadlines,
+        metrics=metrics,
+        access_log=access_log,
+        log=log,
+        clock=time.perf_counter,
+        wall_clock=time.time,
+        random_bytes=random_bytes,
+        random=random.random,
+    )
+
+
+def _collect_less_often() -> None:
+    """What is loaded now stays, so the collector need not walk it again; and requests leave next to
+    no cycles behind, so it may look for them less often than after every 700 objects."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+
+
+def _store(config: Config, metrics: Metrics, log: Log) -> tuple[TicketStore, list[Background]]:
+    """The store, and what has to run beside it."""
+    if config.database_url is None:
+        log.warning("memory_store", reason="no DATABASE_URL: no outbox, and tickets vanish")
+        return MemoryTicketStore(), []
+    signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
+    store = PostgresTicketStore(
+        pool=create_pool(
+            config.database_url,
+            application="ticketd",
+            minimum=min(2, config.pool_size),
+            maximum=config.pool_size,
+            wait_seconds=config.pool_wait_seconds,
+        ),
+        lanes=LaneSettings(
+            connect=_connect(config.database_url, "ticketd lane"),
+            lanes=config.lanes,
+            most=config.batch_limit,
+            queue_limit=config.queue_limit,
+            retry_seconds=config.pool_wait_seconds,
+        ),
+        signal=signal_relayd.touch,
+        observe=metrics.batches,
+        count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
+    )
+    return store, [store.run, signal_relayd.run]
+
+
+def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:
+    return partial(
+        AsyncConnection.connect,
+        url,
+        autocommit=True,
+        application_name=application,
+        connect_timeout=5,
+    )
+
+
+def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:
+    parent = multiprocessing.parent_process()
+    return Heartbeat(
+        report=metrics.heartbeat.set,
+        wall_clock=time.time,
+        parent_is_alive=parent.is_alive if parent else lambda: True,
+        end=_end_this_process,
+        log=log,
+    )
+
+
+def _routes(
+    config: Config,
+    store: TicketStore,
+    readiness: Readiness,
+    metrics: Metrics,
+    random_bytes: Callable[[int], bytes],
+) -> list[Route]:
+    ticket = TicketHandlers(
+        store=store,
+        identifiers=IdentifierSource(time.time_ns, random_bytes),
+        cursors=Cursors((config.cursor_secret or secrets.token_hex(32)).encode()),
+        now=lambda: datetime.now(UTC),
+        require_if_match=config.require_if_match,
+    )
+    operation = OperationHandlers(
+        checks=readiness.checks,
+        exposition=partial(metrics.exposition, config.metrics_directory),
+        contract=CONTRACT.read_bytes(),
+    )
+    table: list[tuple[str, str, Handler, str | None]] = [
+        ("POST", "/tickets", ticket.create, WRITE),
+        ("GET", "/tickets", ticket.list, READ),
+        ("GET", "/tickets/{id}", ticket.read, READ),
+        ("PATCH", "/tickets/{id}", ticket.update, WRITE),
+        ("POST", "/tickets/{id}/close", ticket.close, WRITE),
+        ("GET", "/healthz", operation.liveness, None),
+        ("GET", "/readyz", operation.readiness, None),
+        ("GET", "/metrics", operation.metrics, ""),
+        ("GET", "/openapi.yaml", operation.openapi, None),
+    ]
+    return [
+        Route(
+            method=served,
+            pattern=pattern,
+            handler=handler,
+            scope=scope,
+            needs_database=pattern.startswith("/tickets"),
+            metrics=metrics.route(served, pattern),
+        )
+        for method, pattern, handler, scope in table
+        # RFC 9110, 9.3.2: HEAD is GET without the body, which the pipeline leaves out.
+        for served in ((method, "HEAD") if method == "GET" else (method,))
+    ]
+
+
+def _nothing() -> None:
+    """What to flush without an access log."""
+
+
+def _end_this_process() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,204 @@
+"""Expected failures, and the one table that says what each of them answers.
+
+An error carries what the client may read; nothing of SQL, paths or tracebacks gets in here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+Header = tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FieldError:
+    """One wrong member, parameter or header; `code` is stable, `message` is for people."""
+
+    field: str
+    code: str
+    message: str
+
+
+class RequestError(Exception):
+    """A request that fails for a reason the client may know; the text is the problem's detail."""
+
+    errors: Sequence[FieldError] = ()
+    headers: Sequence[Header] = ()
+
+
+class MalformedBodyError(RequestError):
+    """The body is not one JSON object, or it ended early."""
+
+
+class InvalidFieldsError(RequestError):
+    """Members, parameters or headers are wrong; `errors` names every one of them."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__(
+            "1 field is wrong" if len(errors) == 1 else f"{len(errors)} fields are wrong"
+        )
+        self.errors = errors
+
+
+class UnauthenticatedError(RequestError):
+    """No valid token. Source of the header: RFC 6750, 3."""
+
+    def __init__(self, detail: str, *, token_was_sent: bool) -> None:
+        super().__init__(detail)
+        challenge = b'Bearer realm="tickets"'
+        if token_was_sent:
+            challenge += b', error="invalid_token"'
+        self.headers = ((b"www-authenticate", challenge),)
+
+
+class ForbiddenError(RequestError):
+    """The token is valid and lacks the scope. Source of the header: RFC 6750, 3."""
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"The token has no scope {scope}")
+        challenge = f'Bearer realm="tickets", error="insufficient_scope", scope="{scope}"'
+        self.headers = ((b"www-authenticate", challenge.encode()),)
+
+
+class PathNotFoundError(RequestError):
+    """No route has this path."""
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path")
+
+
+class TicketNotFoundError(RequestError):
+    """No ticket has this id."""
+
+    def __init__(self, ticket_id: UUID) -> None:
+        super().__init__(f"There is no ticket {ticket_id}")
+
+
+class MethodNotAllowedError(RequestError):
+    """The path is served, this method on it is not."""
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method[:40]} is not offered here; this path takes {allowed}")
+        self.headers = ((b"allow", allowed.encode()),)
+
+
+class BodyTimeoutError(RequestError):
+    """The body did not arrive within TICKETD_REQUEST_TIMEOUT."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(f"The body did not arrive within {seconds:g} s")
+
+
+class TransitionForbiddenError(RequestError):
+    """The life cycle does not allow the change of status."""
+
+    def __init__(self, current: str, allowed: Sequence[str]) -> None:
+        choice = ", ".join(allowed)
+        super().__init__(f"A ticket in status {current} may become: {choice}")
+        message = f"{current} may become: {choice}"
+        self.errors = (FieldError(field="status", code="transition_forbidden", message=message),)
+
+
+class StaleVersionError(RequestError):
+    """If-Match names versions that the ticket does not have."""
+
+    def __init__(self, current: int) -> None:
+        super().__init__(f"The ticket is at version {current}; read it again, repeat the change")
+
+
+class BodyTooLargeError(RequestError):
+    """The body is larger than the limit; not all of it was read."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__(f"The body is larger than {limit_bytes} bytes")
+
+
+class UnsupportedMediaTypeError(RequestError):
+    """The Content-Type is not one that this request reads."""
+
+    def __init__(self, content_type: str, accepted: str) -> None:
+        found = (
+            f"Content-Type is {content_type[:100]}" if content_type else "Content-Type is not set"
+        )
+        super().__init__(f"{found}; this request takes {accepted}")
+        self.headers = ((b"accept", accepted.encode()),)
+
+
+class PreconditionRequiredError(RequestError):
+    """A change must say which version it was made against."""
+
+    def __init__(self) -> None:
+        super().__init__("Send the ETag that the change was made against as If-Match, or *")
+
+
+class HeadersTooLargeError(RequestError):
+    """Names and values of the headers together are over the limit; the longest one is named.
+    Source: RFC 6585, 5."""
+
+    def __init__(self, limit_bytes: int, longest: str, length: int) -> None:
+        super().__init__(f"The headers are larger than {limit_bytes} bytes")
+        message = f"has {length} bytes, all headers together may have {limit_bytes}"
+        self.errors = (FieldError(field=longest[:100], code="too_long", message=message),)
+
+
+class OverloadedError(RequestError):
+    """More work waits than may wait; nothing was begun."""
+
+    def __init__(self) -> None:
+        super().__init__("Too many requests are waiting; try again after Retry-After")
+
+
+class DatabaseUnavailableError(RequestError):
+    """The database is away, or too slow, or its schema is older than this code."""
+
+    def __init__(self, detail: str = "The database cannot be reached") -> None:
+        super().__init__(f"{detail}; try again after Retry-After")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What an error answers. `refused` names it in ticketd_requests_refused_total; those are
+    the answers that carry Retry-After or protect the server."""
+
+    status: int
+    code: str
+    title: str
+    refused: bool = False
+
+
+INTERNAL_ERROR = Answer(status=500, code="internal_error", title="Internal error")
+
+ANSWERS: dict[type[RequestError], Answer] = {
+    MalformedBodyError: Answer(status=400, code="malformed_json", title="Malformed JSON"),
+    InvalidFieldsError: Answer(status=400, code="validation_failed", title="Invalid request"),
+    UnauthenticatedError: Answer(status=401, code="unauthenticated", title="Unauthenticated"),
+    ForbiddenError: Answer(status=403, code="forbidden", title="Forbidden"),
+    PathNotFoundError: Answer(status=404, code="not_found", title="Not found"),
+    TicketNotFoundError: Answer(status=404, code="not_found", title="Not found"),
+    MethodNotAllowedError: Answer(
+        status=405, code="method_not_allowed", title="Method not allowed"
+    ),
+    BodyTimeoutError: Answer(
+        status=408, code="request_timeout", title="Request timeout", refused=True
+    ),
+    TransitionForbiddenError: Answer(
+        status=409, code="transition_forbidden", title="Transition forbidden"
+    ),
+    StaleVersionError: Answer(status=412, code="version_mismatch", title="Version mismatch"),
+    BodyTooLargeError: Answer(
+        status=413, code="body_too_large", title="Body too large", refused=True
+    ),
+    UnsupportedMediaTypeError: Answer(
+        status=415, code="unsupported_media_type", title="Unsupported media type"
+    ),
+    PreconditionRequiredError: Answer(
+        status=428, code="if_match_required", title="If-Match required"
+    ),
+    HeadersTooLargeError: Answer(
+        status=431, code="headers_too_large", title="Headers too large", refused=True
+    ),
+    OverloadedError: Answer(status=503, code="overloaded", title="Overloaded", refused=True),
+    DatabaseUnavailableError: Answer(
+        status=503, code="database_unavailable", title="Database unavailable", refused=True
+    ),
+}

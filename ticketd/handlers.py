@@ -1,0 +1,180 @@
+"""The routes: each handler turns a request into a command, has the store carry it out, and
+answers with what was committed."""
+
+import re
+from collections.abc import Callable
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+from servicedesk.correlation import correlation_headers
+from ticketd import tickets, validation
+from ticketd.asgi import JSON_HEADERS, Request, Response
+from ticketd.conditional import entity_tag, expected_versions, is_current
+from ticketd.cursor import Cursors
+from ticketd.errors import (
+    FieldError,
+    InvalidFieldsError,
+    PreconditionRequiredError,
+    UnsupportedMediaTypeError,
+)
+from ticketd.events import CREATED, TicketEvent, change_event
+from ticketd.identifiers import (
+    HIGHEST,
+    LOWEST,
+    IdentifierSource,
+    first_after,
+    first_not_before,
+    moment_of,
+)
+from ticketd.representation import page_json, ticket_json
+from ticketd.store import TicketStore
+from ticketd.tickets import Ticket, TicketQuery, Versions
+
+IDENTIFIER = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+JSON = (b"application/json",)
+JSON_PATCH = (b"application/merge-patch+json", b"application/json")
+
+
+class TicketHandlers:
+    """Handlers of the ticket routes. `now` is UTC."""
+
+    def __init__(
+        self,
+        *,
+        store: TicketStore,
+        identifiers: IdentifierSource,
+        cursors: Cursors,
+        now: Callable[[], datetime],
+        require_if_match: bool,
+    ) -> None:
+        self._store = store
+        self._identifiers = identifiers
+        self._cursors = cursors
+        self._now = now
+        self._require_if_match = require_if_match
+
+    async def create(self, request: Request) -> Response:
+        _refuse_parameters(request)
+        _require_type(request, JSON)
+        new = validation.parse_new_ticket(await request.body())
+        ticket_id = self._identifiers.next()
+        ticket = tickets.open_ticket(new, ticket_id, moment_of(ticket_id))
+        document = ticket_json(ticket)
+        event = TicketEvent(
+            event_id=self._identifiers.next(),
+            event_type=CREATED,
+            headers=correlation_headers(request.request_id, request.traceparent),
+            payload=document.decode(),
+        )
+        await self._store.create(ticket, event)
+        location = (b"location", b"/tickets/" + str(ticket_id).encode())
+        return Response(201, (*JSON_HEADERS, (b"etag", b'"1"'), location), document)
+
+    async def read(self, request: Request) -> Response:
+        _refuse_parameters(request)
+        ticket = await self._store.get(_ticket_id(request))
+        if_none_match = request.headers.get(b"if-none-match")
+        if if_none_match is not None and is_current(if_none_match, ticket.version):
+            headers = (*JSON_HEADERS[1:], (b"etag", entity_tag(ticket.version)))
+            return Response(304, headers, b"")
+        return _answer(ticket)
+
+    async def list(self, request: Request) -> Response:
+        parameters = validation.parse_parameters(request.query_string, validation.LIST_PARAMETERS)
+        limit = int(parameters.get("limit", validation.DEFAULT_LIMIT))
+        below_id = _below(parameters)
+        if "cursor" in parameters:
+            below_id = min(below_id, self._cursors.open(parameters["cursor"], parameters))
+        found = await self._store.page(
+            TicketQuery(
+                status=parameters.get("status"),  # type: ignore[arg-type]  # checked against STATUSES
+                priority=parameters.get("priority"),  # type: ignore[arg-type]  # and PRIORITIES
+                assignee=parameters.get("assignee"),
+                from_id=_from(parameters),
+                below_id=below_id,
+                limit=limit + 1,  # The one too many says that there is another page.
+            )
+        )
+        page = found[:limit]
+        more = len(found) > limit
+        next_cursor = self._cursors.make(page[-1].id, parameters) if more else None
+        return Response(200, JSON_HEADERS, page_json(page, next_cursor))
+
+    async def update(self, request: Request) -> Response:
+        _refuse_parameters(request)
+        ticket_id = _ticket_id(request)
+        _require_type(request, JSON_PATCH)
+        expected = self._expected(request, required=self._require_if_match)
+        members = validation.parse_patch(await request.body())
+        change = partial(tickets.patch, members, expected, self._now())
+        return await self._change(request, ticket_id, change, None)
+
+    async def close(self, request: Request) -> Response:
+        _refuse_parameters(request)
+        ticket_id = _ticket_id(request)
+        expected = self._expected(request, required=False)
+        body = await request.body()
+        if body:
+            _require_type(request, JSON)
+        reason = validation.parse_closing(body)
+        change = partial(tickets.close, expected, self._now())
+        return await self._change(request, ticket_id, change, reason)
+
+    async def _change(
+        self,
+        request: Request,
+        ticket_id: UUID,
+        change: Callable[[Ticket], Ticket],
+        reason: str | None,
+    ) -> Response:
+        headers = correlation_headers(request.request_id, request.traceparent)
+        describe = partial(change_event, self._identifiers.next(), headers, reason)
+        return _answer(await self._store.change(ticket_id, change, describe))
+
+    def _expected(self, request: Request, *, required: bool) -> Versions:
+        if_match = request.headers.get(b"if-match")
+        if if_match is not None:
+            return expected_versions(if_match)
+        if required:
+            raise PreconditionRequiredError
+        return None
+
+
+def _answer(ticket: Ticket) -> Response:
+    headers = (*JSON_HEADERS, (b"etag", entity_tag(ticket.version)))
+    return Response(200, headers, ticket_json(ticket))
+
+
+def _ticket_id(request: Request) -> UUID:
+    if not IDENTIFIER.fullmatch(request.path_id):
+        message = "must be a UUID, such as 019a8f6e-53c4-7d11-9c1e-5f0a4b7f2d10"
+        raise InvalidFieldsError([FieldError(field="id", code="invalid_uuid", message=message)])
+    return UUID(request.path_id)
+
+
+def _refuse_parameters(request: Request) -> None:
+    if request.query_string:
+        validation.parse_parameters(request.query_string, validation.NO_PARAMETERS)
+
+
+def _require_type(request: Request, accepted: tuple[bytes, ...]) -> None:
+    """Raises UnsupportedMediaTypeError; the one parameter allowed is charset=utf-8."""
+    given = request.headers.get(b"content-type", b"")
+    if given in accepted:
+        return
+    media_type, _, parameters = given.lower().partition(b";")
+    charset = parameters.strip().replace(b'"', b"")
+    if media_type.strip() not in accepted or charset not in (b"", b"charset=utf-8"):
+        choice = b", ".join(accepted).decode()
+        raise UnsupportedMediaTypeError(given.decode("latin-1"), choice)
+
+
+def _from(parameters: dict[str, str]) -> UUID:
+    moment = validation.parse_moment(parameters.get("created_after", ""))
+    return LOWEST if moment is None else first_after(moment)
+
+
+def _below(parameters: dict[str, str]) -> UUID:
+    moment = validation.parse_moment(parameters.get("created_before", ""))
+    return HIGHEST if moment is None else first_not_before(moment)

@@ -1,0 +1,188 @@
+"""Metrics of the API. Under `python -m ticketd` every worker writes its own files in
+PROMETHEUS_MULTIPROC_DIR, and whoever asks gets the sum of all workers, dead ones included.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import IntEnum
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.registry import Collector
+
+# Label values must not be what clients make up.
+OTHER_METHOD = "other"
+METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", OTHER_METHOD)
+SECONDS_BUCKETS = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+DATABASE_STATE = "ticketd_database_state"
+HEARTBEAT = "ticketd_worker_heartbeat_timestamp_seconds"
+
+
+class DatabaseState(IntEnum):
+    """How a worker sees its database; the worst of all workers has the lowest number."""
+
+    OUTDATED = -1
+    UNREACHABLE = 0
+    OK = 1
+
+
+class RouteMetrics:
+    """The metrics of one method and route, bound when they are first needed, once."""
+
+    __slots__ = ("_by_status", "_labels", "_requests", "_seconds")
+
+    def __init__(self, requests: Counter, seconds: Histogram, method: str, route: str) -> None:
+        self._requests = requests
+        self._seconds = seconds
+        self._labels = (method, route)
+        self._by_status: dict[int, tuple[Counter, Histogram]] = {}
+
+    def observe(self, status: int, seconds: float) -> None:
+        bound = self._by_status.get(status)
+        if bound is None:
+            counter = self._requests.labels(*self._labels, str(status))
+            bound = (counter, self._seconds.labels(*self._labels))
+            self._by_status[status] = bound
+        bound[0].inc()
+        bound[1].observe(seconds)
+
+
+class BatchMetrics:
+    """The metrics of the batches of one kind of request."""
+
+    __slots__ = ("_errors", "_seconds", "_size", "_wait")
+
+    def __init__(
+        self, size: Histogram, wait: Histogram, seconds: Histogram, errors: Counter
+    ) -> None:
+        self._size = size
+        self._wait = wait
+        self._seconds = seconds
+        self._errors = errors
+
+    def batch(self, size: int, waited_seconds: float, took_seconds: float) -> None:
+        self._size.observe(size)
+        self._wait.observe(waited_seconds)
+        self._seconds.observe(took_seconds)
+
+    def failure(self, kind: str) -> None:
+        self._errors.labels(kind).inc()
+
+
+class Metrics:
+    """All metrics of one worker, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._requests = Counter(
+            "ticketd_http_requests_total",
+            "Requests answered",
+            ("method", "route", "status"),
+            registry=self.registry,
+        )
+        self._seconds = Histogram(
+            "ticketd_http_request_duration_seconds",
+            "From the request's headers to the answer given to the server",
+            ("method", "route"),
+            buckets=SECONDS_BUCKETS,
+            registry=self.registry,
+        )
+        self.refused = Counter(
+            "ticketd_requests_refused_total",
+            "Requests turned away to protect the server or for want of the database",
+            ("reason",),
+            registry=self.registry,
+        )
+        self.database_errors = Counter(
+            "ticketd_database_errors_total",
+            "Statements that failed: away is a lost or missing connection",
+            ("kind",),
+            registry=self.registry,
+        )
+        self._batch_size = self._batch_histogram(
+            "ticketd_batch_requests", "Requests that shared one statement", SIZE_BUCKETS
+        )
+        self._batch_wait = self._batch_histogram(
+            "ticketd_batch_wait_seconds", "The oldest request's wait for its batch", SECONDS_BUCKETS
+        )
+        self._statement = self._batch_histogram(
+            "ticketd_batch_statement_seconds", "A batch's statement, with repeats", SECONDS_BUCKETS
+        )
+        self.in_flight = self._gauge(
+            "ticketd_http_requests_in_flight", "Requests being worked on", "livesum"
+        )
+        self.database_state = self._gauge(
+            DATABASE_STATE, "1 ok, 0 unreachable, -1 schema too old", "livemin"
+        )
+        self.heartbeat = self._gauge(HEARTBEAT, "When the event loop last turned", "livemin")
+
+    def route(self, method: str, route: str) -> RouteMetrics:
+        return RouteMetrics(self._requests, self._seconds, method, route)
+
+    def batches(self, kind: str) -> BatchMetrics:
+        return BatchMetrics(
+            self._batch_size.labels(kind),
+            self._batch_wait.labels(kind),
+            self._statement.labels(kind),
+            self.database_errors,
+        )
+
+    def _batch_histogram(self, name: str, description: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, description, ("kind",), buckets=buckets, registry=self.registry)
+
+    def _gauge(self, name: str, description: str, mode: str) -> Gauge:
+        return Gauge(name, description, multiprocess_mode=mode, registry=self.registry)  # type: ignore[arg-type]  # a Literal in the stubs
+
+    def exposition(self, directory: Path | None) -> bytes:
+        """The Prometheus text: of all workers when they share a directory."""
+        return generate_latest(self.registry) if directory is None else exposition(directory)
+
+
+class WorkerFiles(Collector):
+    """The metrics of all workers that have written into a directory, summed up.
+
+    A file that a worker has just created and not yet filled is left out: the collector that the
+    library offers fails on it.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterable[Metric]:
+        files = [str(path) for path in self._directory.glob("*.db") if _size_bytes(path)]
+        found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]  # untyped there
+        return found
+
+
+def _size_bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def exposition(directory: Path) -> bytes:
+    """The Prometheus text of all workers together."""
+    registry = CollectorRegistry()
+    registry.register(WorkerFiles(directory))
+    return generate_latest(registry)
+
+
+def gauges(directory: Path) -> Mapping[str, float]:
+    """The gauges without labels, over all live workers; those that nobody has set are missing."""
+    return {
+        sample.name: sample.value
+        for metric in WorkerFiles(directory).collect()
+        if metric.type == "gauge"
+        for sample in metric.samples
+        if not sample.labels
+    }
+
+
+def forget_worker(pid: int, directory: Path) -> None:
+    """Drop the gauges of a dead worker; its counters stay in the sum."""
+    mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]  # untyped there

@@ -1,0 +1,69 @@
+"""From a path and a method to a route: one dict look-up each."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from ticketd.asgi import Request, Response
+from ticketd.errors import MethodNotAllowedError, PathNotFoundError
+from ticketd.metrics import RouteMetrics
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+# Stands in a pattern for one path segment, which becomes Request.path_id.
+PLACEHOLDER = "{id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """`scope` is what the caller needs: a scope, "" for any token, None for no token at all.
+    `needs_database` routes are refused while the database is known to be away."""
+
+    method: str
+    pattern: str
+    handler: Handler
+    scope: str | None
+    needs_database: bool
+    metrics: RouteMetrics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """The routes of one pattern by their methods, and what Allow says about them."""
+
+    routes: dict[str, Route]
+    allowed: str
+
+
+class Router:
+    """Patterns are exact paths, or have the placeholder as their second segment."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        self._resources: dict[str, Resource] = {}
+        for pattern in dict.fromkeys(route.pattern for route in routes):
+            by_method = {route.method: route for route in routes if route.pattern == pattern}
+            allowed = ", ".join(sorted(by_method))
+            self._resources[pattern] = Resource(routes=by_method, allowed=allowed)
+
+    def find(self, request: Request) -> Route:
+        """The route of a request, whose `path_id` is set when the pattern has the placeholder.
+
+        Raises PathNotFoundError and MethodNotAllowedError.
+        """
+        path = request.path
+        resource = self._resources.get(path)
+        if resource is None:
+            resource = self._with_placeholder(request, path)
+        route = resource.routes.get(request.method)
+        if route is None:
+            raise MethodNotAllowedError(request.method, resource.allowed)
+        return route
+
+    def _with_placeholder(self, request: Request, path: str) -> Resource:
+        _, _, rest = path.partition("/")
+        head, _, rest = rest.partition("/")
+        identifier, slash, tail = rest.partition("/")
+        resource = self._resources.get(f"/{head}/{PLACEHOLDER}{slash}{tail}")
+        if resource is None or not identifier:
+            raise PathNotFoundError
+        request.path_id = identifier
+        return resource

@@ -1,0 +1,242 @@
+"""Tickets in PostgreSQL, and the interface that both stores have.
+
+A change and its event are one statement and so one transaction: both are committed, or neither.
+A connection that dies around a commit never leads to a second ticket or a second event.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import compress, product
+from typing import Any, Protocol
+from uuid import UUID
+
+from psycopg_pool import AsyncConnectionPool
+
+from servicedesk.database import AWAY, require_schema
+from ticketd.batches import Creation, Write, change_many, create_many, get_many
+from ticketd.errors import DatabaseUnavailableError, OverloadedError, TicketNotFoundError
+from ticketd.events import TicketEvent
+from ticketd.lanes import UNREACHABLE, BatchObserver, Connection, Lanes, LaneSettings
+from ticketd.retries import Pauses
+from ticketd.rows import ticket_row
+from ticketd.tickets import Ticket, TicketQuery
+
+Change = Callable[[Ticket], Ticket]
+Describe = Callable[[Ticket, Ticket], TicketEvent]
+
+# After so many lost races in a row a ticket is a hot spot and the client is asked to come back.
+RACE_LIMIT = 20
+
+
+class TicketStore(Protocol):
+    """Where tickets are kept. Every method may raise DatabaseUnavailableError, and all but
+    `open`, `close` and `check` OverloadedError."""
+
+    async def open(self) -> None:
+        """Start without waiting for the database."""
+
+    async def close(self) -> None: ...
+
+    async def check(self) -> None:
+        """Raises DatabaseUnavailableError, and SchemaError below the needed schema."""
+
+    async def create(self, ticket: Ticket, event: TicketEvent) -> None:
+        """Returns after the commit of both. Repeating it with the same ids does nothing."""
+
+    async def get(self, ticket_id: UUID) -> Ticket:
+        """Raises TicketNotFoundError."""
+
+    async def page(self, query: TicketQuery) -> list[Ticket]:
+        """At most `query.limit` tickets, newest first."""
+
+    async def change(self, ticket_id: UUID, change: Change, describe: Describe) -> Ticket:
+        """Apply a change to the ticket as it is now and return it as committed.
+
+        `change` may be called again with a newer ticket when another change came between; what
+        it raises rises from here. When it returns its argument, nothing is written. `describe`
+        gets the ticket before and after. Raises TicketNotFoundError.
+        """
+
+
+class PostgresTicketStore:
+    """A TicketStore on lanes, and for lists on a pool. `signal` is called after each commit that
+    made an event. `check` has a connection of its own, so that busy lanes do not look like a
+    database that is away. `run` has to run beside it."""
+
+    def __init__(
+        self,
+        *,
+        pool: AsyncConnectionPool[Connection],
+        lanes: LaneSettings,
+        signal: Callable[[], None],
+        observe: Callable[[str], BatchObserver],
+        count_error: Callable[[str], None],
+    ) -> None:
+        self._pool = pool
+        self._connect = lanes.connect
+        self._watch: Connection | None = None
+        self._places = pool.max_size + lanes.queue_limit
+        self._taken = 0
+        self._retry_seconds = lanes.retry_seconds
+        self._signal = signal
+        self._count_error = count_error
+        self._returning: set[asyncio.Task[None]] = set()
+        self._creations = Lanes(settings=lanes, work=create_many, observer=observe("create"))
+        self._reads = Lanes(settings=lanes, work=get_many, observer=observe("read"))
+        # One queue a lane: changes of one ticket keep to one lane and so to their order.
+        self._writes = [
+            Lanes[Write, bool | None](
+                settings=replace(lanes, lanes=1),
+                work=change_many,
+                observer=observe("change"),
+                key=lambda write: write.ticket.id,
+                doubt=lambda won: won or None,
+            )
+            for _ in range(lanes.lanes)
+        ]
+
+    async def run(self) -> None:
+        """Runs the lanes until it is cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._creations.run())
+            group.create_task(self._reads.run())
+            for lane in self._writes:
+                group.create_task(lane.run())
+
+    async def open(self) -> None:
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close(timeout=1.0)
+        if self._watch is not None:
+            await self._watch.close()
+
+    async def check(self) -> None:
+        if self._watch is not None:
+            try:
+                return await require_schema(self._watch)
+            except AWAY:
+                # The kept connection may just have been closed on the other side.
+                self._watch = None
+        try:
+            self._watch = await self._connect()
+            return await require_schema(self._watch)
+        except AWAY as error:
+            self._watch = None
+            raise DatabaseUnavailableError from error
+
+    async def create(self, ticket: Ticket, event: TicketEvent) -> None:
+        await self._creations.submit(Creation(ticket, event))
+        self._signal()
+
+    async def get(self, ticket_id: UUID) -> Ticket:
+        ticket = await self._reads.submit(ticket_id)
+        if ticket is None:
+            raise TicketNotFoundError(ticket_id)
+        return ticket
+
+    async def page(self, query: TicketQuery) -> list[Ticket]:
+        filters = (query.status, query.priority, query.assignee)
+        given = [value for value in filters if value is not None]
+        statement = LIST_STATEMENTS[tuple(value is not None for value in filters)]
+        parameters = (*given, query.from_id, query.below_id, query.limit)
+        return await self._rows(statement, parameters)
+
+    async def change(self, ticket_id: UUID, change: Change, describe: Describe) -> Ticket:
+        lane = self._writes[ticket_id.int % len(self._writes)]
+        doubtful: list[Ticket] = []
+        for _ in range(RACE_LIMIT):
+            current = await self.get(ticket_id)
+            if _was_written(current, doubtful):
+                self._signal()
+                return current
+            changed = change(current)
+            if changed is current:
+                return current
+            event = describe(current, changed)
+            won = await lane.submit(Write(changed, event, current.version))
+            if won:
+                self._signal()
+                return changed
+            if won is None:
+                doubtful.append(changed)
+            self._count_error("lost_race")
+        raise OverloadedError
+
+    async def _rows(self, statement: str, parameters: Sequence[Any]) -> list[Ticket]:
+        """The tickets of a statement that may run twice: it is repeated after a lost connection."""
+        try:
+            return await self._once(statement, parameters)
+        except UNREACHABLE as error:
+            failure: Exception = error
+        pauses = Pauses(self._retry_seconds, self._pool.max_size)
+        while True:
+            self._count_error("away")
+            await pauses.pause(failure)
+            try:
+                return await self._once(statement, parameters)
+            except UNREACHABLE as error:
+                failure = error
+
+    async def _once(self, statement: str, parameters: Sequence[Any]) -> list[Ticket]:
+        """The tickets of a statement on a connection of the pool. Raises OverloadedError at once
+        when every place in the queue for one is taken."""
+        if self._taken >= self._places:
+            raise OverloadedError
+        self._taken += 1
+        try:
+            connection = await self._pool.getconn()
+            try:
+                cursor = connection.cursor(binary=True, row_factory=ticket_row)
+                await cursor.execute(statement, parameters)
+                return await cursor.fetchall()
+            finally:
+                self._give_back(connection)
+        finally:
+            self._taken -= 1
+
+    def _give_back(self, connection: Connection) -> None:
+        """Return a connection in a task of its own: a request that is given up in the middle of
+        it would take the connection's place in the pool with it."""
+        task = asyncio.create_task(self._pool.putconn(connection))
+        self._returning.add(task)
+        task.add_done_callback(self._returning.discard)
+
+
+def _was_written(current: Ticket, doubtful: Sequence[Ticket]) -> bool:
+    """Was one of the writes that were repeated after a lost connection committed the first time?
+
+    Raises DatabaseUnavailableError when that cannot be known: somebody has changed the ticket
+    further since.
+    """
+    if current in doubtful:
+        return True
+    if any(current.version > intended.version for intended in doubtful):
+        raise DatabaseUnavailableError(
+            "The connection to the database broke during the change, and the ticket has been "
+            "changed again since; read it to see whether yours is in it"
+        )
+    return False
+
+
+def _list_statement(filters: Sequence[str]) -> str:
+    """One page by keyset. Index: the one on exactly these filters and id DESC (the primary key
+    without filters), read in its own order up to the limit; no lock."""
+    conditions = [f"{name} = %s" for name in filters]
+    return " ".join(
+        (
+            "SELECT id, title, description, status, priority, requester, assignee, version,",
+            "created_at, updated_at, closed_at FROM tickets WHERE",
+            " AND ".join([*conditions, "id >= %s", "id < %s"]),
+            "ORDER BY id DESC LIMIT %s",
+        )
+    )
+
+
+# One constant statement for each combination of status, priority and assignee; values stay out.
+LIST_FILTERS = ("status", "priority", "assignee")
+LIST_STATEMENTS = {
+    given: _list_statement(list(compress(LIST_FILTERS, given)))
+    for given in product((False, True), repeat=len(LIST_FILTERS))
+}
