@@ -1,0 +1,33 @@
+"""Verdicts: whether an error of Kafka is the message's own or everybody's."""
+
+import pytest
+from confluent_kafka import KafkaError
+
+from relayd.verdict import REJECTED, UNREACHABLE, verdict
+from servicedesk.queue.row import Rejected, Unreachable
+
+
+@pytest.mark.parametrize("name", sorted(REJECTED))
+def test_error_of_a_message_is_held_against_it(name: str) -> None:
+    error = KafkaError(getattr(KafkaError, name))
+    assert verdict(error) == Rejected(error=f"{name}: {error.str()}")
+
+
+@pytest.mark.parametrize("name", sorted(UNREACHABLE))
+def test_error_of_the_cluster_costs_no_attempt(name: str) -> None:
+    error = KafkaError(getattr(KafkaError, name))
+    assert verdict(error) == Unreachable(error=f"{name}: {error.str()}")
+
+
+def test_no_error_has_two_verdicts() -> None:
+    assert not REJECTED.keys() & UNREACHABLE.keys()
+
+
+def test_fatal_error_is_never_held_against_a_message() -> None:
+    error = KafkaError(KafkaError.INVALID_RECORD, "beyond repair", fatal=True)
+    assert isinstance(verdict(error), Unreachable)
+
+
+def test_unknown_broker_error_concerns_the_row_and_a_local_one_the_client() -> None:
+    assert isinstance(verdict(KafkaError(KafkaError.NON_EMPTY_GROUP)), Rejected)
+    assert isinstance(verdict(KafkaError(KafkaError._STATE)), Unreachable)
