@@ -1,0 +1,1 @@
+"""Turns events into notifications: each event is handled once in the database."""

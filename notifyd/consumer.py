@@ -1,0 +1,261 @@
+"""Reads the topic on a thread of its own and hands batches to the event loop, one at a time.
+
+An offset is committed only after the batch that holds it has been taken in for good. While a batch
+waits, because the database is away, the partitions are paused and polling goes on, so the group
+stays as it is. What a rebalance hands to two consumers is sorted out by the inbox.
+"""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import wait as wait_for
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message
+
+from notifyd.metrics import IngestMetrics
+from notifyd.partitions import Partitions
+from notifyd.record import Record
+from servicedesk.logs import Log
+
+OK = "ok"
+ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - the library's name for it
+POLL_SECONDS = 0.1
+WATCH_SECONDS = 1.0
+# A batch is usually in within milliseconds; one that is not makes the partitions pause.
+PATIENCE_SECONDS = 0.5
+COMMIT_SECONDS = 2.0
+
+TakeIn = Callable[[Sequence[Record]], Coroutine[Any, Any, object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSettings:
+    """`finish_seconds`: how long a batch may take after `stop` before it is left for later."""
+
+    brokers: str
+    topic: str
+    group_id: str
+    client_id: str
+    fetch_wait_ms: int
+    session_ms: int
+    batch_records: int
+    finish_seconds: float
+
+
+class TopicConsumer:
+    """One member of the consumer group. `take_in` runs on the loop that `run` was called on."""
+
+    def __init__(
+        self, *, settings: ConsumerSettings, take_in: TakeIn, metrics: IngestMetrics, log: Log
+    ) -> None:
+        self._settings = settings
+        self._take_in = take_in
+        self._log = log
+        self._stopping = threading.Event()
+        self._kafka = "not connected yet"
+        # Everything below belongs to the consumer's thread.
+        self._partitions = Partitions(topic=settings.topic, metrics=metrics, log=log)
+        self._carried: list[Message] = []
+        self._watched_at = 0.0
+
+    def readiness(self) -> str:
+        """ "ok" while Kafka answers, otherwise a reason. Callable from any thread."""
+        return self._kafka
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Returns after `stop`: the batch under way is finished, its offsets are committed, the
+        group is left. Raises what a bug in `take_in` raised; its batch is not committed."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[None] = loop.create_future()
+        # A daemon thread: librdkafka may block on brokers that are away, and the process must
+        # still be able to leave in time.
+        thread = threading.Thread(
+            target=self._main, args=(loop, ended), name="consumer", daemon=True
+        )
+        thread.start()
+        stopped = asyncio.ensure_future(stop.wait())
+        try:
+            either: set[asyncio.Future[Any]] = {ended, stopped}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            self._stopping.set()
+            await ended
+        finally:
+            self._stopping.set()
+            stopped.cancel()
+
+    def _main(self, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[None]") -> None:
+        failure: Exception | None = None
+        try:
+            self._consume(loop)
+        except Exception as error:  # reported to `run`, which raises it
+            failure = error
+        loop.call_soon_threadsafe(_finish, ended, failure)
+
+    def _consume(self, loop: asyncio.AbstractEventLoop) -> None:
+        consumer = self._connected()
+        try:
+            while not self._stopping.is_set():
+                messages = self._gather(consumer)
+                if messages and self._taken_in(consumer, loop, messages):
+                    self._partitions.commit(consumer)
+                self._watch(consumer)
+        finally:
+            self._leave(consumer)
+
+    def _connected(self) -> Consumer:
+        settings = self._settings
+        consumer = Consumer(
+            {
+                "bootstrap.servers": settings.brokers,
+                "group.id": settings.group_id,
+                "client.id": settings.client_id,
+                "partition.assignment.strategy": "cooperative-sticky",
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "earliest",
+                "fetch.wait.max.ms": settings.fetch_wait_ms,
+                "session.timeout.ms": settings.session_ms,
+                "heartbeat.interval.ms": max(100, settings.session_ms // 4),
+                # Bounds what waits in memory while the database is away.
+                "queued.max.messages.kbytes": 16 * 1024,
+                # A topic that appears later, or grows, is found within this time.
+                "topic.metadata.refresh.interval.ms": 5000,
+                "reconnect.backoff.max.ms": 2000,
+                "error_cb": self._on_error,
+                "on_commit": self._partitions.on_commit,
+            },
+            logger=logging.getLogger("kafka"),
+        )
+        consumer.subscribe(
+            [settings.topic],
+            on_assign=self._partitions.on_assign,
+            on_revoke=self._partitions.on_revoke,
+            on_lost=self._partitions.on_lost,
+        )
+        return consumer
+
+    def _gather(self, consumer: Consumer) -> list[Message]:
+        """The first record that comes, and all that have come with it, up to a batch."""
+        carried, self._carried = self._carried, []
+        found = carried or self._sound([consumer.poll(POLL_SECONDS)])
+        room = self._settings.batch_records - len(found)
+        if found and room > 0:
+            found += self._sound(consumer.consume(room, timeout=0))
+        return found
+
+    def _sound(self, messages: Iterable[Message | None]) -> list[Message]:
+        found = []
+        for message in messages:
+            error = message.error() if message is not None else None
+            if error is not None:
+                self._note_error(error)
+            elif message is not None:
+                found.append(message)
+        return found
+
+    def _taken_in(
+        self, consumer: Consumer, loop: asyncio.AbstractEventLoop, messages: list[Message]
+    ) -> bool:
+        """False when the daemon had to stop first. Raises what `take_in` raised."""
+        records = [_record(message) for message in messages]
+        future = asyncio.run_coroutine_threadsafe(self._take_in(records), loop)
+        try:
+            if not self._waited(consumer, future):
+                return False
+            future.result()
+        except CancelledError:
+            return False
+        self._partitions.taken_in(records)
+        return True
+
+    def _waited(self, consumer: Consumer, future: "Future[Any]") -> bool:
+        if wait_for([future], PATIENCE_SECONDS).done:
+            return True
+        self._log.info("partitions_paused", partitions=sorted(self._partitions.owned))
+        give_up_at: float | None = None
+        while not future.done():
+            # Every time, because a rebalance may have brought partitions that are not paused.
+            consumer.pause(consumer.assignment())
+            self._carried += self._sound([consumer.poll(POLL_SECONDS)])
+            self._watch(consumer)
+            if self._stopping.is_set() and give_up_at is None:
+                give_up_at = monotonic() + self._settings.finish_seconds
+            if give_up_at is not None and monotonic() > give_up_at:
+                future.cancel()
+                return False
+        consumer.resume(consumer.assignment())
+        self._log.info("partitions_resumed", partitions=sorted(self._partitions.owned))
+        return True
+
+    def _leave(self, consumer: Consumer) -> None:
+        consumer.pause(consumer.assignment())
+        deadline = monotonic() + min(COMMIT_SECONDS, self._settings.finish_seconds)
+        # Again and again, because a rebalance makes the group refuse commits for a while.
+        while not self._partitions.is_committed and monotonic() < deadline:
+            if not self._partitions.committing:
+                self._partitions.commit(consumer)
+            consumer.poll(0.02)
+        consumer.close()
+
+    def _watch(self, consumer: Consumer) -> None:
+        """Once a second: commits that failed, the lag, and whether Kafka is back."""
+        now = monotonic()
+        if now - self._watched_at < WATCH_SECONDS:
+            return
+        self._watched_at = now
+        if self._kafka != OK:
+            self._ask(consumer)
+        if not self._partitions.committing:
+            self._partitions.commit(consumer)
+        self._partitions.measure_lag(consumer)
+
+    def _ask(self, consumer: Consumer) -> None:
+        try:
+            consumer.list_topics(self._settings.topic, timeout=1.0)
+        except KafkaException as error:
+            self._kafka = f"away: {error.args[0].name()}"
+        else:
+            self._kafka = OK
+            self._log.info("kafka_reached", brokers=self._settings.brokers)
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == ALL_BROKERS_DOWN and self._kafka == OK:
+            self._kafka = "away: every broker is down"
+            self._log.error("kafka_away", brokers=self._settings.brokers, reason=error.str())
+
+    def _note_error(self, error: KafkaError) -> None:
+        """Errors that come in place of records; librdkafka goes on by itself after all of them."""
+        level = "info" if error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART else "warning"
+        self._log.write(level, "kafka_error", {"error": error.name(), "reason": error.str()})
+
+
+def _record(message: Message) -> Record:
+    headers = message.headers() or []
+    pairs = headers.items() if isinstance(headers, dict) else headers
+    return Record(
+        topic=message.topic() or "",
+        partition=_number(message.partition()),
+        offset=_number(message.offset()),
+        timestamp_ms=message.timestamp()[1],
+        key=message.key(),
+        value=message.value(),
+        headers=[(n, v.encode() if isinstance(v, str) else v) for n, v in pairs],
+    )
+
+
+def _number(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def _finish(ended: "asyncio.Future[None]", failure: Exception | None) -> None:
+    if ended.done():
+        return
+    if failure is not None:
+        ended.set_exception(failure)
+    else:
+        ended.set_result(None)

@@ -1,0 +1,116 @@
+"""The partitions this notifyd owns: how far they are taken in, committed, and behind.
+
+Used from the consumer's thread only; the callbacks are called inside its polls.
+"""
+
+from collections.abc import Iterable
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+
+from notifyd.metrics import IngestMetrics
+from notifyd.record import Record
+from servicedesk.logs import Log
+
+
+class Partitions:
+    """Of one topic. Offsets are committed in the order of their records."""
+
+    def __init__(self, *, topic: str, metrics: IngestMetrics, log: Log) -> None:
+        self._topic = topic
+        self._metrics = metrics
+        self._log = log
+        self.owned: set[int] = set()
+        # Commits whose answer has not come yet.
+        self.committing = 0
+        # For each partition the next offset to read, below which everything is taken in, and the
+        # offset that was last sent to be committed and not refused.
+        self._next: dict[int, int] = {}
+        self._sent: dict[int, int] = {}
+        self._commit_error: str | None = None
+
+    def taken_in(self, records: Iterable[Record]) -> None:
+        """The records are in the database, or dead letters, for good."""
+        for record in records:
+            known = self._next.get(record.partition, 0)
+            self._next[record.partition] = max(known, record.offset + 1)
+
+    @property
+    def is_committed(self) -> bool:
+        """Nothing is left to commit, and no answer is left to wait for."""
+        return not self._uncommitted() and not self.committing
+
+    def _uncommitted(self) -> list[TopicPartition]:
+        """Only of what is owned: an offset of a partition that has moved on could set its new
+        owner back."""
+        return [
+            TopicPartition(self._topic, partition, offset)
+            for partition, offset in self._next.items()
+            if partition in self.owned and self._sent.get(partition) != offset
+        ]
+
+    def commit(self, consumer: Consumer) -> None:
+        """Asynchronously; librdkafka keeps the order. What is refused goes with the next one, and
+        never an older offset after a newer one."""
+        offsets = self._uncommitted()
+        if not offsets:
+            return
+        try:
+            consumer.commit(offsets=offsets, asynchronous=True)
+        except KafkaException as error:
+            self._note(error.args[0])
+        else:
+            self.committing += 1
+            self._sent |= {each.partition: each.offset for each in offsets}
+
+    def measure_lag(self, consumer: Consumer) -> None:
+        positions = consumer.position([TopicPartition(self._topic, each) for each in self.owned])
+        for position in positions:
+            # Cached: what the last fetch told, without a request to the broker.
+            marks = consumer.get_watermark_offsets(position, cached=True)
+            if marks is None or marks[1] < 0:
+                continue
+            read = position.offset if position.offset >= 0 else marks[0]
+            self._metrics.lag.labels(str(position.partition)).set(max(0, marks[1] - max(read, 0)))
+
+    def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self.owned.update(each.partition for each in partitions)
+        self._show("partitions_assigned", partitions)
+
+    def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # While they are still ours, so that the next owner starts behind what is taken in.
+        self.commit(consumer)
+        self._forget(partitions)
+        self._show("partitions_revoked", partitions)
+
+    def on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._forget(partitions)
+        self._show("partitions_lost", partitions)
+
+    def _forget(self, partitions: list[TopicPartition]) -> None:
+        for each in partitions:
+            self.owned.discard(each.partition)
+            self._next.pop(each.partition, None)
+            self._sent.pop(each.partition, None)
+            self._metrics.lag.remove(str(each.partition))
+
+    def _show(self, event: str, partitions: list[TopicPartition]) -> None:
+        self._metrics.assigned.set(len(self.owned))
+        self._log.info(event, partitions=sorted(each.partition for each in partitions))
+
+    def on_commit(self, error: KafkaError | None, partitions: list[TopicPartition]) -> None:
+        self.committing -= 1
+        failed = [each for each in partitions if error or each.error]
+        for each in failed:
+            self._sent.pop(each.partition, None)
+        if failed:
+            self._note(error or failed[0].error)
+        elif self._commit_error is not None:
+            self._commit_error = None
+            self._log.info("offset_commits_go_on")
+
+    def _note(self, error: KafkaError | None) -> None:
+        # Harmless: at worst the records are read again and found in the inbox.
+        name = error.name() if error is not None else "unknown"
+        if name != self._commit_error:
+            self._log.warning("offset_commit_failed", error=name)
+        self._commit_error = name
