@@ -1,0 +1,152 @@
+"""`python -m bench`: measure, write one result file, print the table. Only ever on loopback."""
+
+import os
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from bench.agreement import DisagreementError
+from bench.capacity import GeneratorError, wrk_program
+from bench.contestants import PEERS_PYTHON
+from bench.machine import commit, machine, output_of, package_versions
+from bench.open_load import k6_program
+from bench.progress import Progress
+from bench.result import Result, Sample, write_result
+from bench.run import Run
+from bench.seed import make_template
+from bench.settings import Settings, parse_settings
+from bench.table import table
+from deploy.local.child import StartError
+from deploy.local.ports import free_port
+from deploy.local.postgres import DURABLE, Postgres, place, spare_directory
+
+# Durable; checkpoints are made between samples and not in the midst of one.
+SERVER: Mapping[str, str] = {
+    **DURABLE,
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "full_page_writes": "on",
+    "shared_buffers": "512MB",
+    "max_connections": "400",
+    "max_wal_size": "8GB",
+    "checkpoint_timeout": "30min",
+}
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    settings = parse_settings(sys.argv[1:])
+    progress = Progress(sys.stderr)
+    # Root's PostgreSQL runs as `nobody`, so the folder is open for passing through.
+    folder = Path(tempfile.mkdtemp(prefix="servicedesk-bench-"))
+    folder.chmod(0o711)
+    try:
+        result = measure(settings, folder, progress)
+    except (StartError, GeneratorError, DisagreementError, psycopg.Error, OSError) as error:
+        progress.end()
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        progress.end()
+        return 130
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    progress.end()
+    print(table(result))
+    for name, reason in result.left_out.items():
+        print(f"left out: {name}: {reason}")
+    if settings.results is not None:
+        print(f"result: {os.path.relpath(write_result(result, settings.results))}")
+    return 0
+
+
+def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
+    """Start everything, take the samples, stop everything."""
+    wrk_program()  # before anything is started that takes a while
+    now, found_machine, (revision, dirty) = datetime.now(UTC), machine(), commit()
+    placement = place(folder / "postgres", spare_directory())
+    server = Postgres(
+        placement=placement,
+        port=free_port(),
+        password=secrets.token_urlsafe(12),
+        log=folder / "postgres.log",
+        settings=SERVER,
+    )
+    ids = folder / "ids"
+    samples: list[Sample] = []
+    try:
+        progress.say("starting PostgreSQL and seeding it")
+        server.start()
+        server.wait_ready()
+        make_template(server, settings.tickets, ids)
+        run = Run(
+            settings=settings,
+            server=server,
+            programs=placement.programs,
+            folder=folder,
+            ids=ids,
+            say=progress.say,
+        )
+        try:
+            run.start()
+            samples.extend(run.samples())
+        finally:
+            run.stop()
+        versions = _versions(server)
+    finally:
+        server.stop()
+        shutil.rmtree(server.data, ignore_errors=True)
+    return Result(
+        label=settings.label,
+        kind="trial" if settings.is_trial or dirty else "run",
+        date=now,
+        commit=revision,
+        dirty=dirty,
+        machine=found_machine,
+        versions=versions,
+        settings=_described(settings),
+        contestants=[
+            dict(each.service.description) if each.service else {"name": each.name}
+            for each in run.entrants
+        ],
+        left_out=run.left_out,
+        samples=samples,
+    )
+
+
+def _described(settings: Settings) -> dict[str, Any]:
+    """Without what is told elsewhere in the result."""
+    found = asdict(settings) | {"postgresql": dict(SERVER)}
+    for name in ("variants", "results", "label", "is_trial"):
+        del found[name]
+    return found
+
+
+def _versions(server: Postgres) -> dict[str, str]:
+    with psycopg.connect(server.url("postgres")) as connection:
+        row = connection.execute("SHOW server_version").fetchone()
+    found = package_versions() | {"postgresql": str(row[0]) if row else ""}
+    programs = {"wrk": ["wrk", "--version"], "go": ["go", "version"]}
+    if k6 := k6_program():
+        programs["k6"] = [k6, "version"]
+    if PEERS_PYTHON.exists():
+        listing = "import importlib.metadata as m;print(*(f'{p} {m.version(p)}' for p in "
+        listing += "('fastapi','sqlalchemy','asyncpg','uvicorn','pydantic')),sep=', ')"
+        programs["fastapi"] = [str(PEERS_PYTHON), "-c", listing]
+    for name, command in programs.items():
+        if said := output_of(command):
+            found[name] = said.splitlines()[0]
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The small pieces on the hot paths, each by itself: `make bench`."""

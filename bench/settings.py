@@ -1,0 +1,183 @@
+"""The settings of a run, from the command line."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.contestants import Variant
+from bench.result import RESULTS
+from bench.scenarios import SCENARIOS
+
+PEERS = ("fastapi", "go", "pgbench")
+NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
+EXAMPLES = """examples:
+  python -m bench --scenarios create,read --rounds 3 --seconds 5
+  python -m bench --variant "pool16:TICKETD_POOL_SIZE=16" --scenarios create
+  python -m bench --commit before=HEAD~1 --scenarios create,read --label lanes
+  python -m bench --peers fastapi,go,pgbench --scenarios create,read
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Durations are of one sample. `shares` are of capacity, for the scenario latency."""
+
+    scenarios: tuple[str, ...]
+    rounds: int
+    seconds: float
+    warmup_seconds: float
+    label: str
+    is_trial: bool
+    variants: tuple[Variant, ...]
+    peers: tuple[str, ...]
+    fastapi_workers: int
+    tickets: int
+    wrk_threads: int
+    jobs: int
+    shares: tuple[float, ...]
+    overload: float
+    capacity: float | None
+    generator: str
+    open_connections: int
+    results: Path | None
+
+
+def parse_settings(arguments: Sequence[str]) -> Settings:
+    """Ends the process with exit code 2 and a line about a wrong argument."""
+    found = _parser().parse_args(arguments)
+    return Settings(
+        scenarios=found.scenarios,
+        rounds=found.rounds,
+        seconds=found.seconds,
+        warmup_seconds=found.warmup,
+        label=found.label,
+        is_trial=found.trial,
+        variants=_variants(found),
+        peers=found.peers,
+        fastapi_workers=found.fastapi_workers,
+        tickets=found.tickets,
+        wrk_threads=found.wrk_threads,
+        jobs=found.jobs,
+        shares=found.shares,
+        overload=found.overload,
+        capacity=found.capacity,
+        generator=found.generator,
+        open_connections=found.open_connections,
+        results=None if found.no_result else found.results,
+    )
+
+
+def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
+    """Every way to run ticketd, with each number of workers; this tree as it ships comes first."""
+    ways = [] if found.without_ticketd else [Variant(name="ticketd")]
+    ways += [*found.variant, *found.commit]
+    if found.workers == (1,):
+        return tuple(ways)
+    return tuple(
+        Variant(
+            name=f"{way.name}-{workers}w",
+            environment={**way.environment, "TICKETD_WORKERS": str(workers)},
+            commit=way.commit,
+        )
+        for way in ways
+        for workers in found.workers
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    known = ",".join(SCENARIOS)
+    add("--scenarios", type=_scenarios, default=tuple(SCENARIOS), help=f"of {known}; all of them")
+    add("--rounds", type=_count, default=3, help="samples of each, interleaved; 3")
+    add("--seconds", type=_positive, default=5.0, help="of load in a sample; 5")
+    add("--warmup", type=_positive, default=1.0, help="seconds of load before each sample; 1")
+    add("--label", type=_name, default="trial", help="names the iteration in the report")
+    add("--trial", action="store_true", help="the machine is shared or the durations are short")
+    add("--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,…",
+        help="another ticketd with these settings, interleaved; repeatable")  # fmt: skip
+    add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
+        help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
+    add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
+    add("--workers", type=_counts, default=(1,), help="of each ticketd, such as 1,2,4; 1")
+    add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
+    add("--fastapi-workers", type=_count, default=1, help="processes of uvicorn; 1")
+    add("--tickets", type=_count, default=100_000, help="in the table before each sample; 100,000")
+    add("--wrk-threads", type=_count, default=1, help="1")
+    add("--jobs", type=_count, default=2, help="threads of pgbench; 2")
+    add("--shares", type=_shares, default=(0.25, 0.5, 0.75, 0.9), help="0.25,0.5,0.75,0.9")
+    add("--overload", type=_positive, default=3.0, help="times capacity; 3")
+    add("--capacity", type=_positive, default=None,
+        help="creates/s for latency and overload; else measured with wrk first")  # fmt: skip
+    add("--generator", choices=("auto", "k6", "open"), default="auto",
+        help="k6, or our open model, which costs less; auto: k6 for low rates")  # fmt: skip
+    add("--open-connections", type=_count, default=1000, help="of the open model at most; 1,000")
+    add("--results", type=Path, default=RESULTS, help="folder of the result file")
+    add("--no-result", action="store_true", help="print the table and write no file")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(_count(part) for part in text.split(","))
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    return tuple(_positive(part) for part in text.split(","))
+
+
+def _scenarios(text: str) -> tuple[str, ...]:
+    return _among(text, tuple(SCENARIOS))
+
+
+def _peers(text: str) -> tuple[str, ...]:
+    return _among(text, PEERS)
+
+
+def _among(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(part for part in text.split(",") if part)
+    if unknown := set(names) - set(known):
+        raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(known)}")
+    return names
+
+
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise argparse.ArgumentTypeError("takes lower-case letters, digits and . + _ -")
+    return text
+
+
+def _variant(text: str) -> Variant:
+    name, _, assignments = text.partition(":")
+    environment = {}
+    for assignment in filter(None, assignments.split(",")):
+        variable, equals, value = assignment.partition("=")
+        if not equals:
+            raise argparse.ArgumentTypeError(f"{assignment} is not VARIABLE=VALUE")
+        environment[variable] = value
+    return Variant(name=_name(name), environment=environment)
+
+
+def _commit(text: str) -> Variant:
+    name, equals, revision = text.partition("=")
+    if not equals or not revision or revision.startswith("-"):
+        raise argparse.ArgumentTypeError("is not NAME=REVISION")
+    return Variant(name=_name(name), commit=revision)

@@ -1,0 +1,51 @@
+"""The command line of the bench."""
+
+import pytest
+
+from bench.scenarios import SCENARIOS
+from bench.settings import parse_settings
+
+
+def test_every_scenario_runs_on_ticketd_as_it_ships_unless_told_otherwise() -> None:
+    found = parse_settings([])
+    assert found.scenarios == tuple(SCENARIOS)
+    assert [(each.name, dict(each.environment)) for each in found.variants] == [("ticketd", {})]
+    assert found.peers == ()
+
+
+def test_variants_by_settings_and_by_commit_run_beside_the_tree() -> None:
+    found = parse_settings(["--variant", "small:TICKETD_POOL_SIZE=4", "--commit", "old=HEAD~3"])
+    assert [(each.name, dict(each.environment), each.commit) for each in found.variants] == [
+        ("ticketd", {}, ""),
+        ("small", {"TICKETD_POOL_SIZE": "4"}, ""),
+        ("old", {}, "HEAD~3"),
+    ]
+
+
+def test_every_variant_runs_with_every_number_of_workers() -> None:
+    found = parse_settings(["--workers", "1,2", "--variant", "raw:TICKETD_ACCESS_LOG=off"])
+    assert [each.name for each in found.variants] == [
+        "ticketd-1w", "ticketd-2w", "raw-1w", "raw-2w",
+    ]  # fmt: skip
+    assert found.variants[1].environment == {"TICKETD_WORKERS": "2"}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--scenarios", "create,fly"],
+        ["--rounds", "0"],
+        ["--seconds", "0"],
+        ["--peers", "django"],
+        ["--variant", "a:TICKETD_POOL_SIZE"],
+        ["--commit", "old=--output=/tmp/x"],
+        ["--label", "../x"],
+    ],
+)
+def test_wrong_argument_ends_with_code_two(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse_settings(arguments)
+    assert ended.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
