@@ -123,6 +123,22 @@ class Child:
         self._close_pipes()
         return code
 
+    def finish(self, seconds: float) -> int:
+        """Wait for a program that ends by itself; returns its exit code. One that takes longer is
+        killed, and NotReadyError raised."""
+        try:
+            code = self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            last = self.last_words()
+            self.kill()
+            raise NotReadyError(
+                f"{self.program.name} does not end after {seconds:g} s: {last} "
+                f"(log: {self.program.log})"
+            ) from None
+        self.end_group()
+        self._close_pipes()
+        return code
+
     def end_group(self) -> None:
         """Kill whatever is left of the group, without waiting."""
         with suppress(ProcessLookupError, PermissionError):

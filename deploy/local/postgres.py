@@ -286,13 +286,5 @@ class Postgres:
                 account=account,
             )
         )
-        finished: list[int] = []
-
-        def ended() -> bool:
-            code = child.exit_code()
-            finished.extend([] if code is None else [code])
-            return code is not None
-
-        child.wait_ready(ended, READY_SECONDS)
-        if finished[0] != 0:
+        if child.finish(READY_SECONDS) != 0:
             raise StartError(f"initdb failed: {child.last_words(3)} (log: {self.log})")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from deploy.local.child import Child, Program, StartError, ending
+from deploy.local.child import Child, NotReadyError, Program, StartError, ending
 from tests.support.processes import PROJECT, wait_until
 
 PARENT = """
@@ -53,6 +53,20 @@ def test_child_that_ignores_the_stop_is_killed(tmp_path: Path) -> None:
     child = Child(program(tmp_path / "log", "sh", "-c", "trap '' TERM; echo on; sleep 600"))
     wait_until(child.last_words, 5, "trap")
     assert child.stop(signal.SIGTERM, 0.2) is None
+    assert child.exit_code() == -signal.SIGKILL
+
+
+def test_program_that_ends_by_itself_is_waited_for(tmp_path: Path) -> None:
+    """Its end is no failed start, however shortly after a look it comes."""
+    assert Child(program(tmp_path / "log", "true")).finish(5) == 0
+    assert Child(program(tmp_path / "log", "sh", "-c", "exit 3")).finish(5) == 3
+
+
+def test_program_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    child = Child(program(tmp_path / "log", "sh", "-c", "echo thinking; sleep 600"))
+    wait_until(child.last_words, 5, "first word")
+    with pytest.raises(NotReadyError, match=r"^it does not end after 0.1 s: thinking \(log: "):
+        child.finish(0.1)
     assert child.exit_code() == -signal.SIGKILL
 
 
