@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-PACKAGES = ("granian", "uvloop", "orjson", "psycopg", "psycopg-pool", "prometheus-client")
+PACKAGES = ("uvloop", "httptools", "orjson", "psycopg", "psycopg-pool", "prometheus-client")
 
 
 def machine() -> dict[str, Any]:

@@ -15,6 +15,7 @@ from bench.result import Figures
 
 CLIENTS = 32
 SAMPLED = 0.1
+PARAMETER = re.compile(r"\$(\d+)")
 
 HEADERS = (
     '{"request_id":"0f8b2c1d4e5f60718293a4b5c6d7e8f9",'
@@ -39,25 +40,24 @@ def literal(text: str) -> str:
     return f"E'{escaped}'"
 
 
-# One expression for each placeholder of the statement, in its order.
+# One expression for each parameter of the statement, in its order.
 CREATE_VALUES = (
-    "uuidv7()", "'Не печатает принтер № ' || :number", literal(DESCRIPTION), "'new'", "'high'",
-    "'анна.петрова@example.org'", "NULL", "1", "now()", "now()", "NULL",
+    "uuidv7()", "'Не печатает принтер № ' || :number", literal(DESCRIPTION), "'high'",
+    "'анна.петрова@example.org'", "NULL", "now()",
     ":bucket", "uuidv7()", "'ticket.created'", literal(HEADERS), literal(PAYLOAD),
 )  # fmt: skip
 
 
 def create_script(statement: str) -> str:
-    """The script of a CREATE statement with psycopg's placeholders. Raises ValueError when there
-    are not as many of them as values."""
-    parts = statement.strip().split("%s")
-    if len(parts) != len(CREATE_VALUES) + 1:
+    """The script of a CREATE statement with $1, $2, … Raises ValueError when there are not as many
+    of them as values."""
+    numbers = {int(number) for number in PARAMETER.findall(statement)}
+    if numbers != set(range(1, len(CREATE_VALUES) + 1)):
         raise ValueError(
-            f"the statement has {len(parts) - 1} placeholders, {len(CREATE_VALUES)} are known here"
+            f"the statement has the parameters {sorted(numbers)}, "
+            f"{len(CREATE_VALUES)} values are known here"
         )
-    filled = parts[0] + "".join(
-        value + rest for value, rest in zip(CREATE_VALUES, parts[1:], strict=True)
-    )
+    filled = PARAMETER.sub(lambda match: f"({CREATE_VALUES[int(match[1]) - 1]})", statement.strip())
     lines = ("\\set number random(1, 1000000000)", "\\set bucket random(0, 63)", filled + ";")
     return "\n".join(lines) + "\n"
 

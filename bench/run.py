@@ -117,9 +117,8 @@ class Run:
 
     def _enter_pgbench(self) -> None:
         url = make_database(self._server, Pgbench.name)
-        statement = CREATE
         pgbench = Pgbench(
-            self._programs / "pgbench", self._folder, url, statement, self._settings.jobs
+            self._programs / "pgbench", self._folder, url, CREATE.text, self._settings.jobs
         )
         self.entrants.append(
             Entrant(

@@ -14,7 +14,7 @@ PEERS = ("fastapi", "go", "pgbench")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 EXAMPLES = """examples:
   python -m bench --scenarios create,read --rounds 3 --seconds 5
-  python -m bench --variant "pool16:TICKETD_POOL_SIZE=16" --scenarios create
+  python -m bench --variant "lanes4:TICKETD_LANES=4" --scenarios create
   python -m bench --commit before=HEAD~1 --scenarios create,read --label lanes
   python -m bench --peers fastapi,go,pgbench --scenarios create,read
 """

@@ -1,6 +1,7 @@
 """PostgreSQL: the pool, the schema version a daemon needs, and which errors mean "it is away"."""
 
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg import AsyncConnection
@@ -43,20 +44,29 @@ def create_pool(
         # after it. With its default of five minutes an outage goes on for as long as it lasted.
         reconnect_timeout=3,
         open=False,
-        kwargs={
-            "autocommit": True,
-            "application_name": application,
-            "connect_timeout": 5,
-            # A server that has vanished without a word is noticed within half a minute.
-            "tcp_user_timeout": 20_000,
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "prepare_threshold": 0,
-            # A session that hangs in a transaction would hold the queues back: see docs/decisions.
-            "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=30s",
-        },
+        kwargs=_connection_settings(application),
     )
+
+
+async def connect(url: str, *, application: str) -> AsyncConnection[tuple[object, ...]]:
+    """A connection as those of the pool."""
+    return await AsyncConnection.connect(url, **_connection_settings(application))
+
+
+def _connection_settings(application: str) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "application_name": application,
+        "connect_timeout": 5,
+        # A server that has vanished without a word is noticed within half a minute.
+        "tcp_user_timeout": 20_000,
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "prepare_threshold": 0,
+        # A session that hangs in a transaction would hold the queues back: see docs/decisions.
+        "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=30s",
+    }
 
 
 # No lock beyond ACCESS SHARE; to_regclass answers NULL instead of failing.

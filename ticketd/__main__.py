@@ -1,7 +1,6 @@
 """`python -m ticketd`: the API on HTTP_ADDR by its workers, the admin port on METRICS_ADDR by
 this process, until SIGTERM or SIGINT."""
 
-import multiprocessing
 import os
 import resource
 import secrets
@@ -18,7 +17,7 @@ from servicedesk.environment import Address, SettingError
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.config import Config
 from ticketd.metrics import exposition
-from ticketd.server import Server, Workers
+from ticketd.server import Supervisor, Workers
 from ticketd.tokens import TokenFileError, read_tokens
 
 OPEN_FILES = 65_536
@@ -54,8 +53,6 @@ def _serve(config: Config) -> int:
     log = Log("ticketd", level=config.log_level)
     capture_library_logs(log)
     _raise_open_files()
-    # Forking a process with threads, as the admin port has them, may deadlock the child.
-    multiprocessing.set_start_method("spawn")
     api = _resolve("HTTP_ADDR", config.http_address)
     with TemporaryDirectory(prefix="ticketd-metrics-") as name:
         directory = Path(name)
@@ -68,9 +65,14 @@ def _serve(config: Config) -> int:
             log.info(
                 "starting", api=str(api), admin=str(config.metrics_address), workers=config.workers
             )
-            Server(
-                config=config, address=api, directory=directory, workers=workers, log=log
-            ).serve()
+            Supervisor(
+                count=config.workers,
+                shutdown_seconds=config.shutdown_seconds,
+                address=api,
+                directory=directory,
+                workers=workers,
+                log=log,
+            ).run()
             log.info("stopped")
         finally:
             admin.close()

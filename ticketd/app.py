@@ -1,6 +1,6 @@
-"""The wiring of a worker: `create_app` makes the ASGI application from the environment.
+"""The wiring of a worker: the application, and the HTTP server that `python -m ticketd` gives it.
 
-Any ASGI server runs it; `python -m ticketd` does with Granian, and adds the admin port.
+`create_app` makes it from the environment for any ASGI server.
 """
 
 import gc
@@ -12,20 +12,21 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
-from psycopg import AsyncConnection
-
-from servicedesk.database import create_pool
+from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.access_log import AccessLog
+from ticketd.asgi import Application
 from ticketd.config import Config
 from ticketd.cursor import Cursors
 from ticketd.deadlines import Deadlines
 from ticketd.handlers import TicketHandlers
+from ticketd.http1 import HttpServer
 from ticketd.identifiers import IdentifierSource
-from ticketd.lanes import Connection, LaneSettings
+from ticketd.lanes import LaneSettings
 from ticketd.lifetime import Background, Heartbeat, Lifetime
 from ticketd.memory import MemoryTicketStore
 from ticketd.metrics import Metrics
@@ -37,21 +38,22 @@ from ticketd.router import Handler, Route, Router
 from ticketd.store import PostgresTicketStore, TicketStore
 from ticketd.tokens import READ, WRITE, TokenFile
 from ticketd.wakeup import OutboxSignal
+from ticketd.wire import Connection
 
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 
 
-def create_app() -> Pipeline:
+def create_app() -> Application:
     """Raises SettingError and TokenFileError."""
     config = Config.from_environment(os.environ)
     log = Log("ticketd", level=config.log_level)
     capture_library_logs(log)
     app = build_app(config, log)
-    _collect_less_often()
+    collect_less_often()
     return app
 
 
-def build_app(config: Config, log: Log) -> Pipeline:
+def build_app(config: Config, log: Log) -> Application:
     metrics = Metrics()
     deadlines = Deadlines(config.request_seconds, time.perf_counter, metrics.in_flight.set)
     store, background = _store(config, metrics, log)
@@ -68,8 +70,7 @@ def build_app(config: Config, log: Log) -> Pipeline:
         end=_end_this_process,
         log=log,
     )
-    return Pipeline(
-        service=lifetime,
+    pipeline = Pipeline(
         router=Router(_routes(config, store, readiness, metrics, random_bytes)),
         authenticate=tokens.caller if tokens else None,
         readiness=readiness,
@@ -82,9 +83,22 @@ def build_app(config: Config, log: Log) -> Pipeline:
         random_bytes=random_bytes,
         random=random.random,
     )
+    return Application(pipeline, lifetime, lambda error: log.error("start_failed", error=error))
 
 
-def _collect_less_often() -> None:
+def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
+    """Construct it inside the running loop."""
+    return HttpServer(
+        pipeline,
+        header_seconds=config.header_seconds,
+        idle_seconds=config.idle_seconds,
+        connection_limit=config.connection_limit,
+        wall_clock=time.time,
+        format_date=partial(formatdate, usegmt=True),
+    )
+
+
+def collect_less_often() -> None:
     """What is loaded now stays, so the collector need not walk it again; and requests leave next to
     no cycles behind, so it may look for them less often than after every 700 objects."""
     gc.collect()
@@ -99,20 +113,14 @@ def _store(config: Config, metrics: Metrics, log: Log) -> tuple[TicketStore, lis
         return MemoryTicketStore(), []
     signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
     store = PostgresTicketStore(
-        pool=create_pool(
-            config.database_url,
-            application="ticketd",
-            minimum=min(2, config.pool_size),
-            maximum=config.pool_size,
-            wait_seconds=config.pool_wait_seconds,
-        ),
         lanes=LaneSettings(
             connect=_connect(config.database_url, "ticketd lane"),
             lanes=config.lanes,
             most=config.batch_limit,
             queue_limit=config.queue_limit,
-            retry_seconds=config.pool_wait_seconds,
+            retry_seconds=config.retry_seconds,
         ),
+        list_lanes=config.list_lanes,
         signal=signal_relayd.touch,
         observe=metrics.batches,
         count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
@@ -121,13 +129,7 @@ def _store(config: Config, metrics: Metrics, log: Log) -> tuple[TicketStore, lis
 
 
 def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:
-    return partial(
-        AsyncConnection.connect,
-        url,
-        autocommit=True,
-        application_name=application,
-        connect_timeout=5,
-    )
+    return partial(connect, url, application=application)
 
 
 def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:

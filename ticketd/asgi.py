@@ -1,89 +1,89 @@
-"""The ASGI vocabulary: a request as handlers see it, a response, the body and the lifespan.
+"""The application for any ASGI server: its messages become requests, responses become messages.
 
-Source: ASGI 3.0, HTTP and lifespan protocols.
+Every request runs in the server's task, and is cancelled with it. Source: ASGI 3.0, HTTP and
+lifespan protocols.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
-from ticketd.errors import BodyTooLargeError, Header, MalformedBodyError
-from ticketd.tokens import ANYONE, Caller
+from ticketd.errors import BodyTooLargeError, MalformedBodyError
+from ticketd.messages import BODY_LIMIT_BYTES, Request, Response, combined
+from ticketd.middleware import Pipeline
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-BODY_LIMIT_BYTES = 256 * 1024
-NOSNIFF = (b"x-content-type-options", b"nosniff")
-NOT_STORED = (b"cache-control", b"no-store")
-JSON_HEADERS: tuple[Header, ...] = (
-    (b"content-type", b"application/json"),
-    NOSNIFF,
-    # A ticket may be kept, and must be asked for again with If-None-Match.
-    (b"cache-control", b"private, no-cache"),
-)
+
+class Service(Protocol):
+    """What runs as long as the application does."""
+
+    async def start(self) -> None: ...
+
+    def announce_stop(self) -> None: ...
+
+    async def stop(self) -> None: ...
 
 
-class Response:
-    """A status, headers and a whole body. Content-Length and X-Request-Id are added when it is
-    sent."""
+class Application:
+    """`report` hears a failed start."""
 
-    __slots__ = ("body", "headers", "status")
+    def __init__(
+        self, pipeline: Pipeline, service: Service, report: Callable[[BaseException], None]
+    ) -> None:
+        self.pipeline = pipeline
+        self.service = service
+        self._report = report
 
-    def __init__(self, status: int, headers: Sequence[Header], body: bytes) -> None:
-        self.status = status
-        self.headers = headers
-        self.body = body
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await run_lifespan(receive, send, self.service, self._report)
+            return
+        request = MessageRequest(scope, receive)
+        await _send(request, await self._answer(request), send)
+
+    async def _answer(self, request: Request) -> Response:
+        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # servers run requests in tasks
+
+        def expire() -> None:
+            request.timed_out = True
+            task.cancel()
+
+        self.pipeline.deadlines.enter(request, expire)
+        try:
+            response = await self.pipeline.answer(request)
+        finally:
+            self.pipeline.deadlines.leave(request)
+        while request.timed_out and task.uncancel():
+            """It may have been cancelled more than once."""
+        return response
 
 
-class Request:
-    """What a handler works on. `headers` has lower-case names; of a header that came in several
-    lines the values are joined by commas (RFC 9110, 5.3)."""
+class MessageRequest(Request):
+    """A request out of a scope, with a body out of `http.request` messages."""
 
-    __slots__ = (
-        "caller",
-        "headers",
-        "method",
-        "path",
-        "path_id",
-        "query_string",
-        "reading_body",
-        "receive",
-        "request_id",
-        "timed_out",
-        "traceparent",
-    )
+    __slots__ = ("_receive",)
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self.query_string: bytes = scope["query_string"]
-        self.headers = _headers(scope["headers"])
-        self.receive = receive
-        self.path_id = ""
-        self.caller: Caller = ANYONE
-        self.request_id = ""
-        self.traceparent = ""
-        self.reading_body = False
-        self.timed_out = False
+        pairs = scope["headers"]
+        super().__init__(
+            scope["method"],
+            scope["path"],
+            scope["query_string"],
+            combined(pairs),
+            sum(len(name) + len(value) for name, value in pairs),
+        )
+        self._receive = receive
 
-    async def body(self) -> bytes:
-        """The whole body, at most BODY_LIMIT_BYTES.
-
-        Raises BodyTooLargeError as soon as that is certain, and MalformedBodyError when the
-        client goes away before the end.
-        """
-        announced = _announced_bytes(self.headers)
-        self.reading_body = True
-        message = await self.receive()
+    async def read_body(self) -> bytes:
+        message = await self._receive()
         body: bytes = message.get("body", b"")
-        if len(body) != announced:
-            body = await self._rest_of_body(message)
-        self.reading_body = False
-        return body
-
-    async def _rest_of_body(self, message: Message) -> bytes:
+        # Some servers say more_body also with the last piece.
+        if self.headers.get(b"content-length") == b"%d" % len(body):
+            return body
         chunks = []
         received = 0
         while True:
@@ -96,35 +96,19 @@ class Request:
             chunks.append(chunk)
             if not message.get("more_body", False):
                 return b"".join(chunks)
-            message = await self.receive()
+            message = await self._receive()
 
 
-def _headers(pairs: Sequence[Header]) -> dict[bytes, bytes]:
-    headers = dict(pairs)
-    if len(headers) != len(pairs):
-        headers.clear()
-        for name, value in pairs:
-            headers[name] = headers[name] + b", " + value if name in headers else value
-    return headers
-
-
-def _announced_bytes(headers: dict[bytes, bytes]) -> int:
-    """The Content-Length, -1 without one. The server has refused what is not a number."""
-    length = headers.get(b"content-length")
-    if length is None:
-        return -1
-    announced = int(length)
-    if announced > BODY_LIMIT_BYTES:
-        raise BodyTooLargeError(BODY_LIMIT_BYTES)
-    return announced
-
-
-class Service(Protocol):
-    """What runs as long as the application does."""
-
-    async def start(self) -> None: ...
-
-    async def stop(self) -> None: ...
+async def _send(request: Request, response: Response, send: Send) -> None:
+    body = response.body
+    headers = [*response.common.pairs, *response.own]
+    headers.append((b"x-request-id", request.request_id.encode()))
+    if response.status != 304:
+        headers.append((b"content-length", b"%d" % len(body)))
+    await send({"type": "http.response.start", "status": response.status, "headers": headers})
+    if request.method == "HEAD":
+        body = b""
+    await send({"type": "http.response.body", "body": body})
 
 
 async def run_lifespan(

@@ -6,17 +6,21 @@ ids, which were made before, changes by the version that they were made against.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 from uuid import UUID
 
+from servicedesk.bucket import bucket_of
+from servicedesk.queue.row import queue_key
+from ticketd import binary
 from ticketd.events import TicketEvent
-from ticketd.lanes import Connection
-from ticketd.rows import columns, outbox_columns, ticket_row
+from ticketd.rows import ticket_of
 from ticketd.tickets import Ticket
+from ticketd.wire import Statement, Wire
 
 
 @dataclass(frozen=True, slots=True)
 class Creation:
+    """A ticket as `open_ticket` makes it: new, at version 1, changed when it was created."""
+
     ticket: Ticket
     event: TicketEvent
 
@@ -30,82 +34,130 @@ class Write:
     from_version: int
 
 
-# Arrays travel in binary (%b): in text form every quote of every payload would be escaped. The
-# unique index on tickets.id makes a repeat do nothing, and the outbox rows come from the inserted
-# tickets, so they are not repeated either. Locks nothing but its own new rows.
-CREATE_MANY = """
+# The unique index on tickets.id makes a repeat do nothing, and the outbox rows come from the
+# inserted tickets, so they are not repeated either. Locks nothing but its own new rows.
+CREATE_MANY = Statement(
+    "create_many",
+    """
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
-        %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-        %b::int8[], %b::timestamptz[], %b::timestamptz[], %b::timestamptz[],
-        %b::int2[], %b::uuid[], %b::text[], %b::text[], %b::text[]
-    ) AS row (id, title, description, status, priority, requester, assignee,
-              version, created_at, updated_at, closed_at,
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+        $8::int2[], $9::uuid[], $10::text[], $11::text[], $12::text[]
+    ) AS row (id, title, description, priority, requester, assignee, created_at,
               bucket, event_id, event_type, headers, payload)
 ), created AS (
     INSERT INTO tickets (id, title, description, status, priority, requester, assignee,
                          version, created_at, updated_at, closed_at)
-    SELECT id, title, description, status, priority, requester, assignee,
-           version, created_at, updated_at, closed_at
+    SELECT id, title, description, 'new', priority, requester, assignee,
+           1, created_at, created_at, NULL
     FROM given
     ON CONFLICT (id) DO NOTHING
     RETURNING id
 )
 INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, headers, payload)
-SELECT bucket, id, version, event_id, event_type, headers, payload
+SELECT bucket, id, 1, event_id, event_type, headers, payload
 FROM given JOIN created USING (id)
-"""
-
+""",
+)
 
 # The same for a request that came alone: a shorter plan, and no arrays.
-CREATE = """
+CREATE = Statement(
+    "create",
+    """
 WITH created AS (
     INSERT INTO tickets (id, title, description, status, priority, requester, assignee,
                          version, created_at, updated_at, closed_at)
-    VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+    VALUES ($1::uuid, $2::text, $3::text, 'new', $4::text, $5::text, $6::text,
+            1, $7::timestamptz, $7::timestamptz, NULL)
     ON CONFLICT (id) DO NOTHING
-    RETURNING id, version
+    RETURNING id
 )
 INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, headers, payload)
-SELECT %s::smallint, id, version, %s, %s, %s, %s FROM created
-"""
+SELECT $8::int2, id, 1, $9::uuid, $10::text, $11::text, $12::text FROM created
+""",
+)
 
 
-async def create_many(connection: Connection, items: Sequence[Creation]) -> Sequence[None]:
+async def create_many(wire: Wire, items: Sequence[Creation]) -> Sequence[None]:
     """Returns after the commit of all tickets and events."""
-    rows = [(*columns(item.ticket), *outbox_columns(item.ticket, item.event)) for item in items]
-    if len(rows) == 1:
-        await connection.execute(CREATE, rows[0])
+    if len(items) == 1:
+        await wire.run(CREATE, _creation(items[0]))
     else:
-        await connection.execute(CREATE_MANY, _arrays(rows))
+        await wire.run(CREATE_MANY, _creations(items))
     return [None] * len(items)
 
 
+def _creation(item: Creation) -> list[bytes | None]:
+    ticket, event = item.ticket, item.event
+    return [
+        ticket.id.bytes,
+        binary.text(ticket.title),
+        binary.text(ticket.description),
+        binary.text(ticket.priority),
+        binary.text(ticket.requester),
+        binary.text(ticket.assignee),
+        binary.timestamptz(ticket.created_at),
+        binary.int2(bucket_of(queue_key(ticket.id))),
+        event.event_id.bytes,
+        binary.text(event.event_type),
+        binary.text(event.headers),
+        binary.text(event.payload),
+    ]
+
+
+def _creations(items: Sequence[Creation]) -> list[bytes]:
+    tickets = [item.ticket for item in items]
+    return [
+        binary.uuids([ticket.id for ticket in tickets]),
+        binary.texts([ticket.title for ticket in tickets]),
+        binary.texts([ticket.description for ticket in tickets]),
+        binary.texts([ticket.priority for ticket in tickets]),
+        binary.texts([ticket.requester for ticket in tickets]),
+        binary.texts([ticket.assignee for ticket in tickets]),
+        binary.timestamptzs([ticket.created_at for ticket in tickets]),
+        *_outbox(tickets, [item.event for item in items]),
+    ]
+
+
+def _outbox(tickets: Sequence[Ticket], events: Sequence[TicketEvent]) -> list[bytes]:
+    return [
+        binary.int2s([bucket_of(queue_key(ticket.id)) for ticket in tickets]),
+        binary.uuids([event.event_id for event in events]),
+        binary.texts([event.event_type for event in events]),
+        binary.texts([event.headers for event in events]),
+        binary.texts([event.payload for event in events]),
+    ]
+
+
 # Primary key of tickets, one probe an id; no lock.
-GET_MANY = """
+GET_MANY = Statement(
+    "get_many",
+    """
 SELECT id, title, description, status, priority, requester, assignee, version,
        created_at, updated_at, closed_at
-FROM tickets WHERE id = ANY(%b::uuid[])
-"""
+FROM tickets WHERE id = ANY($1::uuid[])
+""",
+)
 
 
-async def get_many(connection: Connection, items: Sequence[UUID]) -> Sequence[Ticket | None]:
+async def get_many(wire: Wire, items: Sequence[UUID]) -> Sequence[Ticket | None]:
     """Equal ids are asked for once; None where there is no such ticket."""
-    cursor = connection.cursor(binary=True, row_factory=ticket_row)
-    await cursor.execute(GET_MANY, (list(set(items)),))
-    found: dict[UUID, Ticket] = {ticket.id: ticket for ticket in await cursor.fetchall()}
+    result = await wire.run(GET_MANY, [binary.uuids(list(set(items)))])
+    found = {ticket.id: ticket for ticket in wire.rows(result, ticket_of)}
     return [found.get(ticket_id) for ticket_id in items]
 
 
 # Row locks on the tickets, taken in order of their ids (whatever the plan of the UPDATE), so two
 # batches never wait for each other in a circle. Compare and set on the version: the loser of a
 # race changes nothing and makes no event. Primary key of tickets, one probe an id.
-CHANGE_MANY = """
+CHANGE_MANY = Statement(
+    "change_many",
+    """
 WITH given AS MATERIALIZED (
     SELECT * FROM unnest(
-        %b::uuid[], %b::text[], %b::text[], %b::text[], %b::text[], %b::text[],
-        %b::int8[], %b::timestamptz[], %b::timestamptz[], %b::int8[],
-        %b::int2[], %b::uuid[], %b::text[], %b::text[], %b::text[]
+        $1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],
+        $7::int8[], $8::timestamptz[], $9::timestamptz[], $10::int8[],
+        $11::int2[], $12::uuid[], $13::text[], $14::text[], $15::text[]
     ) AS row (id, title, description, status, priority, assignee,
               version, updated_at, closed_at, from_version,
               bucket, event_id, event_type, headers, payload)
@@ -126,32 +178,29 @@ INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, header
 SELECT bucket, id, version, event_id, event_type, headers, payload
 FROM given JOIN changed USING (id)
 RETURNING aggregate_id
-"""
+""",
+)
 
 
-async def change_many(connection: Connection, items: Sequence[Write]) -> Sequence[bool | None]:
+async def change_many(wire: Wire, items: Sequence[Write]) -> Sequence[bool | None]:
     """For each write, whether it won. No two of them may be of the same ticket."""
-    rows = [
-        (
-            item.ticket.id,
-            item.ticket.title,
-            item.ticket.description,
-            item.ticket.status,
-            item.ticket.priority,
-            item.ticket.assignee,
-            item.ticket.version,
-            item.ticket.updated_at,
-            item.ticket.closed_at,
-            item.from_version,
-            *outbox_columns(item.ticket, item.event),
-        )
-        for item in items
-    ]
-    cursor = connection.cursor(binary=True)
-    await cursor.execute(CHANGE_MANY, _arrays(rows))
-    won = {row[0] for row in await cursor.fetchall()}
+    result = await wire.run(CHANGE_MANY, _changes(items))
+    won = set(wire.rows(result, lambda row: row[0]))
     return [item.ticket.id in won for item in items]
 
 
-def _arrays(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+def _changes(items: Sequence[Write]) -> list[bytes]:
+    tickets = [item.ticket for item in items]
+    return [
+        binary.uuids([ticket.id for ticket in tickets]),
+        binary.texts([ticket.title for ticket in tickets]),
+        binary.texts([ticket.description for ticket in tickets]),
+        binary.texts([ticket.status for ticket in tickets]),
+        binary.texts([ticket.priority for ticket in tickets]),
+        binary.texts([ticket.assignee for ticket in tickets]),
+        binary.int8s([ticket.version for ticket in tickets]),
+        binary.timestamptzs([ticket.updated_at for ticket in tickets]),
+        binary.timestamptzs([ticket.closed_at for ticket in tickets]),
+        binary.int8s([item.from_version for item in items]),
+        *_outbox(tickets, [item.event for item in items]),
+    ]

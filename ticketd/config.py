@@ -28,14 +28,15 @@ class Config:
     access_log: bool
     database_url: str | None = field(repr=False)
     workers: int
-    pool_size: int
-    pool_wait_seconds: float
     lanes: int
+    list_lanes: int
     batch_limit: int
     queue_limit: int
+    retry_seconds: float
     connection_limit: int
     request_seconds: float
     header_seconds: float
+    idle_seconds: float
     shutdown_seconds: float
     require_if_match: bool
     tokens_file: Path | None
@@ -62,16 +63,17 @@ class Config:
             access_log=env.flag("TICKETD_ACCESS_LOG", default=True),
             database_url=database_url,
             workers=_workers(env, database_url),
-            pool_size=env.integer("TICKETD_POOL_SIZE", 8, minimum=1, maximum=500),
-            pool_wait_seconds=env.seconds("TICKETD_POOL_WAIT", 2.0, maximum=60.0),
             lanes=env.integer("TICKETD_LANES", 2, minimum=1, maximum=64),
+            list_lanes=env.integer("TICKETD_LIST_LANES", 4, minimum=1, maximum=64),
             batch_limit=env.integer("TICKETD_BATCH_LIMIT", 128, minimum=1, maximum=10_000),
             queue_limit=env.integer("TICKETD_QUEUE_LIMIT", 256, minimum=0, maximum=100_000),
+            retry_seconds=env.seconds("TICKETD_DATABASE_RETRY", 2.0, maximum=60.0),
             connection_limit=env.integer(
                 "TICKETD_CONNECTION_LIMIT", 16_384, minimum=1, maximum=1_000_000
             ),
             request_seconds=env.seconds("TICKETD_REQUEST_TIMEOUT", 5.0, maximum=300.0),
             header_seconds=env.seconds("TICKETD_HEADER_TIMEOUT", 30.0, maximum=3600.0),
+            idle_seconds=env.seconds("TICKETD_IDLE_TIMEOUT", 75.0, maximum=3600.0),
             shutdown_seconds=env.seconds("SHUTDOWN_TIMEOUT", 10.0, minimum=0.5, maximum=3600.0),
             require_if_match=env.flag("TICKETD_REQUIRE_IF_MATCH", default=True),
             tokens_file=_tokens_file(env, http_address),

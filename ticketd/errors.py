@@ -26,6 +26,10 @@ class RequestError(Exception):
     headers: Sequence[Header] = ()
 
 
+class MalformedRequestError(RequestError):
+    """What came is no HTTP request; the text says what is wrong with it."""
+
+
 class MalformedBodyError(RequestError):
     """The body is not one JSON object, or it ended early."""
 
@@ -169,6 +173,7 @@ class Answer:
 INTERNAL_ERROR = Answer(status=500, code="internal_error", title="Internal error")
 
 ANSWERS: dict[type[RequestError], Answer] = {
+    MalformedRequestError: Answer(status=400, code="malformed_request", title="Malformed request"),
     MalformedBodyError: Answer(status=400, code="malformed_json", title="Malformed JSON"),
     InvalidFieldsError: Answer(status=400, code="validation_failed", title="Invalid request"),
     UnauthenticatedError: Answer(status=401, code="unauthenticated", title="Unauthenticated"),

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from servicedesk.correlation import correlation_headers
 from ticketd import tickets, validation
-from ticketd.asgi import JSON_HEADERS, Request, Response
 from ticketd.conditional import entity_tag, expected_versions, is_current
 from ticketd.cursor import Cursors
 from ticketd.errors import (
@@ -27,6 +26,7 @@ from ticketd.identifiers import (
     first_not_before,
     moment_of,
 )
+from ticketd.messages import JSON_HEADERS, NOT_MODIFIED_HEADERS, Request, Response
 from ticketd.representation import page_json, ticket_json
 from ticketd.store import TicketStore
 from ticketd.tickets import Ticket, TicketQuery, Versions
@@ -69,15 +69,15 @@ class TicketHandlers:
         )
         await self._store.create(ticket, event)
         location = (b"location", b"/tickets/" + str(ticket_id).encode())
-        return Response(201, (*JSON_HEADERS, (b"etag", b'"1"'), location), document)
+        return Response(201, JSON_HEADERS, document, ((b"etag", b'"1"'), location))
 
     async def read(self, request: Request) -> Response:
         _refuse_parameters(request)
         ticket = await self._store.get(_ticket_id(request))
         if_none_match = request.headers.get(b"if-none-match")
         if if_none_match is not None and is_current(if_none_match, ticket.version):
-            headers = (*JSON_HEADERS[1:], (b"etag", entity_tag(ticket.version)))
-            return Response(304, headers, b"")
+            own = ((b"etag", entity_tag(ticket.version)),)
+            return Response(304, NOT_MODIFIED_HEADERS, b"", own)
         return _answer(ticket)
 
     async def list(self, request: Request) -> Response:
@@ -142,8 +142,8 @@ class TicketHandlers:
 
 
 def _answer(ticket: Ticket) -> Response:
-    headers = (*JSON_HEADERS, (b"etag", entity_tag(ticket.version)))
-    return Response(200, headers, ticket_json(ticket))
+    own = ((b"etag", entity_tag(ticket.version)),)
+    return Response(200, JSON_HEADERS, ticket_json(ticket), own)
 
 
 def _ticket_id(request: Request) -> UUID:

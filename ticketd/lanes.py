@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 import psycopg
-from psycopg import AsyncConnection
 
 from servicedesk.database import AWAY
 from ticketd.errors import DatabaseUnavailableError, OverloadedError
+from ticketd.pending import Pending, Result
+from ticketd.wire import Connection, Wire
 
-Connection = AsyncConnection[tuple[object, ...]]
 Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # A standby that still takes our writes has just lost its role: the same as being away.
 UNREACHABLE = (*AWAY, psycopg.errors.ReadOnlySqlTransaction)
@@ -36,13 +35,15 @@ class BatchObserver(Protocol):
         """`away`, or `split` when a batch was taken apart to find the row at fault."""
 
 
-@dataclass(slots=True)
-class Waiting(Generic[Item, Result]):
-    """A request in the queue; its future is done already when the request was given up."""
+class Waiting(Pending[Result], Generic[Item, Result]):
+    """A request in the queue, since a time by the loop's clock; over when it was given up."""
 
-    item: Item
-    future: "asyncio.Future[Result]"
-    since: float
+    __slots__ = ("item", "since")
+
+    def __init__(self, item: Item, since: float) -> None:
+        super().__init__()
+        self.item = item
+        self.since = since
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +70,7 @@ class Lanes(Generic[Item, Result]):
         self,
         *,
         settings: LaneSettings,
-        work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[Result]]],
+        work: Callable[[Wire, Sequence[Item]], Awaitable[Sequence[Result]]],
         observer: BatchObserver,
         key: Callable[[Item], object] | None = None,
         doubt: Callable[[Result], Result] = lambda result: result,
@@ -86,22 +87,21 @@ class Lanes(Generic[Item, Result]):
         self._queue: deque[Waiting[Item, Result]] = deque()
         self._idle: list[asyncio.Future[None]] = []
 
-    def submit(self, item: Item) -> "asyncio.Future[Result]":
-        """The future of the item's result. Raises OverloadedError when the queue is full.
+    def submit(self, item: Item) -> Pending[Result]:
+        """The item's result, on its way. Raises OverloadedError when the queue is full.
 
-        The future may raise DatabaseUnavailableError, and what the database says of the item.
+        Awaiting it may raise DatabaseUnavailableError, and what the database says of the item.
         """
         if len(self._queue) >= self._queue_limit:
             raise OverloadedError
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(Waiting(item, future, loop.time()))
+        waiting: Waiting[Item, Result] = Waiting(item, asyncio.get_running_loop().time())
+        self._queue.append(waiting)
         if self._idle:
             # The lane that was busy last: a small load keeps to few connections.
             lane = self._idle.pop()
             if not lane.done():
                 lane.set_result(None)
-        return future
+        return waiting
 
     async def run(self) -> None:
         """Runs the lanes until it is cancelled."""
@@ -110,17 +110,16 @@ class Lanes(Generic[Item, Result]):
                 group.create_task(self._run_lane())
 
     async def _run_lane(self) -> None:
-        connection: Connection | None = None
+        link = Link(self._connect)
         try:
             while True:
                 batch = self._take()
                 if batch:
-                    connection = await self._carry_out(connection, batch)
+                    await self._carry_out(link, batch)
                 else:
                     await self._arrival()
         finally:
-            if connection is not None:
-                await connection.close()
+            await link.cut()
 
     async def _arrival(self) -> None:
         lane = asyncio.get_running_loop().create_future()
@@ -135,7 +134,7 @@ class Lanes(Generic[Item, Result]):
         batch: list[Waiting[Item, Result]] = []
         while queue and len(batch) < self._most:
             waiting = queue.popleft()
-            if not waiting.future.done():
+            if not waiting.is_over:
                 batch.append(waiting)
         return batch
 
@@ -144,66 +143,84 @@ class Lanes(Generic[Item, Result]):
         later: list[Waiting[Item, Result]] = []
         while self._queue and len(batch) < self._most:
             waiting = self._queue.popleft()
-            if not waiting.future.done():
+            if not waiting.is_over:
                 found = batch.setdefault(key(waiting.item), waiting)
                 if found is not waiting:
                     later.append(waiting)
         self._queue.extendleft(reversed(later))
         return list(batch.values())
 
-    async def _carry_out(
-        self, connection: Connection | None, batch: list[Waiting[Item, Result]]
-    ) -> Connection | None:
-        """Settle every future of the batch; returns the connection to go on with."""
+    async def _carry_out(self, link: "Link", batch: list[Waiting[Item, Result]]) -> None:
+        """Settle all of the batch."""
         loop = asyncio.get_running_loop()
         taken_at = loop.time()
         repeated = False
         while True:
             try:
-                if connection is None:
-                    connection = await self._connect()
-                results = await self._work(connection, [waiting.item for waiting in batch])
+                wire = await link.wire()
+                results = await self._work(wire, [waiting.item for waiting in batch])
             except UNREACHABLE as error:
                 self._observer.failure("away")
-                if connection is not None:
-                    await connection.close()
-                    connection = None
+                await link.cut()
                 if loop.time() - taken_at >= self._retry_seconds:
                     _fail(batch, DatabaseUnavailableError(), error)
-                    return None
+                    return
                 repeated = True
                 await asyncio.sleep(PAUSE_SECONDS)
             except Exception as error:  # the boundary of the batch: one request's fault is its own
-                return await self._split(connection, batch, error)
+                await self._split(link, batch, error)
+                return
             else:
                 now = loop.time()
                 self._observer.batch(len(batch), taken_at - batch[0].since, now - taken_at)
-                for waiting, result in zip(batch, results, strict=True):
-                    if not waiting.future.done():
-                        waiting.future.set_result(self._doubt(result) if repeated else result)
-                return connection
+                if repeated:
+                    results = [self._doubt(result) for result in results]
+                # In a turn of its own: the next statement is on its way while these are answered.
+                loop.call_soon(_settle, batch, results)
+                return
 
     async def _split(
-        self,
-        connection: Connection | None,
-        batch: list[Waiting[Item, Result]],
-        error: Exception,
-    ) -> Connection | None:
+        self, link: "Link", batch: list[Waiting[Item, Result]], error: Exception
+    ) -> None:
         """The database or the driver refused the batch, so nothing of it is done: halve it until
         the row at fault stands alone."""
         if len(batch) == 1:
             _fail(batch, error, None)
-            return connection
+            return
         self._observer.failure("split")
         middle = len(batch) // 2
-        connection = await self._carry_out(connection, batch[:middle])
-        return await self._carry_out(connection, batch[middle:])
+        await self._carry_out(link, batch[:middle])
+        await self._carry_out(link, batch[middle:])
+
+
+class Link:
+    """The connection of one lane: made when it is needed, and anew after it was cut."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+        self._connect = connect
+        self._wire: Wire | None = None
+
+    async def wire(self) -> Wire:
+        """Raises psycopg.OperationalError."""
+        if self._wire is None:
+            self._wire = Wire(await self._connect())
+        return self._wire
+
+    async def cut(self) -> None:
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close()
+
+
+def _settle(batch: Sequence[Waiting[Item, Result]], results: Sequence[Result]) -> None:
+    for waiting, result in zip(batch, results, strict=True):
+        waiting.settle(result)
 
 
 def _fail(
     batch: Sequence[Waiting[Item, Result]], error: Exception, cause: Exception | None
 ) -> None:
     error.__cause__ = cause
+    loop = asyncio.get_running_loop()
     for waiting in batch:
-        if not waiting.future.done():
-            waiting.future.set_exception(error)
+        loop.call_soon(waiting.fail, error)

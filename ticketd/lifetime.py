@@ -72,8 +72,12 @@ class Lifetime:
             task.add_done_callback(self._report_end)
             self._tasks.append(task)
 
-    async def stop(self) -> None:
+    def announce_stop(self) -> None:
+        """Not ready any more; requests in flight finish."""
         self._readiness.stop()
+
+    async def stop(self) -> None:
+        self.announce_stop()
         for task in self._tasks:
             task.cancel()
         # Bounded, because a statement that is cancelled waits for its server's word.

@@ -97,6 +97,11 @@ class Metrics:
             ("reason",),
             registry=self.registry,
         )
+        self.abandoned = Counter(
+            "ticketd_requests_abandoned_total",
+            "Requests whose client went away before the answer",
+            registry=self.registry,
+        )
         self.database_errors = Counter(
             "ticketd_database_errors_total",
             "Statements that failed: away is a lost or missing connection",

@@ -1,17 +1,15 @@
 """What happens around every request, in one function: correlation, limits, routing, who may
-call, the time limit, errors, metrics and the access line.
+call, errors, metrics and the access line.
 
 Every request that was read is answered once, with a problem if need be.
 """
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 from servicedesk.correlation import continue_trace, sane_request_id
 from servicedesk.logs import Log
 from ticketd.access_log import AccessLog
-from ticketd.asgi import Receive, Request, Response, Scope, Send, Service, run_lifespan
 from ticketd.deadlines import Deadlines
 from ticketd.errors import (
     ANSWERS,
@@ -21,6 +19,7 @@ from ticketd.errors import (
     HeadersTooLargeError,
     RequestError,
 )
+from ticketd.messages import Request, Response
 from ticketd.metrics import METHODS, OTHER_METHOD, Metrics
 from ticketd.problems import internal_error, problem
 from ticketd.readiness import Readiness
@@ -32,13 +31,15 @@ UNMATCHED = "unmatched"
 
 
 class Pipeline:
-    """The ASGI application. `authenticate` turns an Authorization header into a caller or raises
-    UnauthenticatedError; without it everybody may do everything."""
+    """From a request to its response, whichever server brings the one and takes the other.
+
+    `authenticate` turns an Authorization header into a caller or raises UnauthenticatedError;
+    without it everybody may do everything. Whoever calls `answer` keeps the `deadlines`.
+    """
 
     def __init__(
         self,
         *,
-        service: Service,
         router: Router,
         authenticate: Callable[[bytes | None], Caller] | None,
         readiness: Readiness,
@@ -51,11 +52,10 @@ class Pipeline:
         random_bytes: Callable[[int], bytes],
         random: Callable[[], float],
     ) -> None:
-        self._service = service
+        self.deadlines = deadlines
         self._router = router
         self._authenticate = authenticate
         self._readiness = readiness
-        self._deadlines = deadlines
         self._metrics = metrics
         self._unmatched = {method: metrics.route(method, UNMATCHED) for method in METHODS}
         self._access_log = access_log
@@ -65,15 +65,11 @@ class Pipeline:
         self._random_bytes = random_bytes
         self._random = random
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await run_lifespan(receive, send, self._service, self._report_failed_start)
-            return
+    async def answer(self, request: Request) -> Response:
+        """Raises nothing of its own. A RequestError that is raised where it waits becomes the
+        answer, and so does a cancellation of a request that is `timed_out`."""
         started = self._clock()
-        request = Request(scope, receive)
-        task: asyncio.Task[Any] = asyncio.current_task()  # type: ignore[assignment]  # servers run requests in tasks
         route: Route | None = None
-        self._deadlines.enter(task, started, request)
         try:
             self._correlate(request)
             route = self._router.find(request)
@@ -84,15 +80,32 @@ class Pipeline:
         except asyncio.CancelledError:
             if not request.timed_out:
                 raise
-            while task.uncancel():
-                """It may have been cancelled more than once."""
-            response = self._refuse(self._time_out(request), request)
+            response = self._refuse(self.overdue(request), request)
         except Exception as error:
             response = self._fail(error, request)
-        finally:
-            self._deadlines.leave(task)
         self._record(request, route, response, self._clock() - started)
-        await self._send(request, response, send)
+        return response
+
+    def overdue(self, request: Request) -> RequestError:
+        """What to raise where a request waits for longer than it may."""
+        seconds = self.deadlines.seconds
+        if request.reading_body:
+            return BodyTimeoutError(seconds)
+        return DatabaseUnavailableError(
+            f"The database did not answer within {seconds:g} s; a change may have been made"
+        )
+
+    def refuse_unread(self, error: RequestError, request: Request) -> Response:
+        """The answer to what could not be read as a request."""
+        request.request_id = self._random_bytes(16).hex()
+        request.traceparent = continue_trace(None, self._random_bytes)
+        response = self._refuse(error, request)
+        self._record(request, None, response, 0.0)
+        return response
+
+    def count_abandoned(self) -> None:
+        """A client went away before its answer."""
+        self._metrics.abandoned.inc()
 
     def _correlate(self, request: Request) -> None:
         headers = request.headers
@@ -103,7 +116,7 @@ class Pipeline:
         request.traceparent = continue_trace(
             None if parent is None else parent.decode("latin-1"), self._random_bytes
         )
-        if sum(map(len, headers)) + sum(map(len, headers.values())) > HEADERS_LIMIT_BYTES:
+        if request.headers_bytes > HEADERS_LIMIT_BYTES:
             name, value = max(headers.items(), key=lambda header: len(header[0]) + len(header[1]))
             raise HeadersTooLargeError(HEADERS_LIMIT_BYTES, name.decode("latin-1"), len(value))
 
@@ -115,14 +128,6 @@ class Pipeline:
                 raise ForbiddenError(scope)
         if route.needs_database and not self._readiness.database_is_ready:
             raise DatabaseUnavailableError
-
-    def _time_out(self, request: Request) -> RequestError:
-        seconds = self._deadlines.seconds
-        if request.reading_body:
-            return BodyTimeoutError(seconds)
-        return DatabaseUnavailableError(
-            f"The database did not answer within {seconds:g} s; a change may have been made"
-        )
 
     def _refuse(self, error: RequestError, request: Request) -> Response:
         answer = ANSWERS[type(error)]
@@ -163,16 +168,3 @@ class Pipeline:
                     len(response.body),
                 )
             )
-
-    async def _send(self, request: Request, response: Response, send: Send) -> None:
-        body = response.body
-        headers = [*response.headers, (b"x-request-id", request.request_id.encode())]
-        if response.status != 304:
-            headers.append((b"content-length", b"%d" % len(body)))
-        await send({"type": "http.response.start", "status": response.status, "headers": headers})
-        if request.method == "HEAD":
-            body = b""
-        await send({"type": "http.response.body", "body": body})
-
-    def _report_failed_start(self, error: BaseException) -> None:
-        self._log.error("start_failed", error=error)

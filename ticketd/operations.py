@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from servicedesk.admin import METRICS_CONTENT_TYPE, liveness_answer, readiness_answer
-from ticketd.asgi import NOSNIFF, NOT_STORED, Request, Response
+from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
 
-JSON = ((b"content-type", b"application/json"), NOSNIFF, NOT_STORED)
-TEXT = ((b"content-type", METRICS_CONTENT_TYPE.encode()), NOSNIFF, NOT_STORED)
-YAML = (
+JSON = HeaderBlock((b"content-type", b"application/json"), NOSNIFF, NOT_STORED)
+TEXT = HeaderBlock((b"content-type", METRICS_CONTENT_TYPE.encode()), NOSNIFF, NOT_STORED)
+YAML = HeaderBlock(
     (b"content-type", b"application/yaml"),
     NOSNIFF,
     (b"cache-control", b"public, max-age=300"),

@@ -6,10 +6,10 @@ from urllib.parse import quote
 
 import orjson
 
-from ticketd.asgi import NOSNIFF, NOT_STORED, Request, Response
 from ticketd.errors import ANSWERS, INTERNAL_ERROR, Answer, FieldError, RequestError
+from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
 
-CONTENT_TYPE = (b"content-type", b"application/problem+json")
+PROBLEM = HeaderBlock((b"content-type", b"application/problem+json"), NOSNIFF, NOT_STORED)
 # Clients that were refused together must not come back together.
 RETRY_SECONDS = (1, 4)
 
@@ -17,19 +17,19 @@ RETRY_SECONDS = (1, 4)
 def problem(error: RequestError, request: Request, random: Callable[[], float]) -> Response:
     """The answer of an expected failure. `random` is uniform in [0, 1) and spreads Retry-After."""
     answer = ANSWERS[type(error)]
-    headers = [CONTENT_TYPE, NOSNIFF, NOT_STORED, *error.headers]
+    headers = [*error.headers]
     if answer.status == 503:
         low, high = RETRY_SECONDS
         headers.append((b"retry-after", b"%d" % (low + int(random() * (high - low + 1)))))
     body = _body(answer, str(error), request, error.errors)
-    return Response(answer.status, headers, body)
+    return Response(answer.status, PROBLEM, body, headers)
 
 
 def internal_error(request: Request) -> Response:
     """The answer of a defect; the log has the traceback under the same request id."""
     detail = "The request failed; tell the operators the request id"
     body = _body(INTERNAL_ERROR, detail, request, ())
-    return Response(500, [CONTENT_TYPE, NOSNIFF, NOT_STORED], body)
+    return Response(500, PROBLEM, body)
 
 
 def _body(answer: Answer, detail: str, request: Request, errors: Sequence[FieldError]) -> bytes:

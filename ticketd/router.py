@@ -3,8 +3,8 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from ticketd.asgi import Request, Response
 from ticketd.errors import MethodNotAllowedError, PathNotFoundError
+from ticketd.messages import Request, Response
 from ticketd.metrics import RouteMetrics
 
 Handler = Callable[[Request], Awaitable[Response]]

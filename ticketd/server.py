@@ -1,36 +1,30 @@
-"""The processes of ticketd: Granian with its workers, and what the admin port knows of them.
+"""The processes of ticketd: the workers, whoever keeps them running, and what the admin port knows
+of them.
 
-Workers that die come back. On SIGTERM or SIGINT readiness fails at once; Granian closes idle
-connections, lets requests in flight finish and takes no new ones; a worker that is not done in
-time is killed.
+Workers that die come back. On SIGTERM or SIGINT readiness fails at once; the workers take no new
+connections and let requests in flight finish; one that is not done in time is killed.
 """
 
-import logging
+import multiprocessing
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
+from multiprocessing.connection import wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any
-
-from granian.constants import HTTPModes, Interfaces, Loops, RuntimeModes
-from granian.http import HTTP1Settings
-from granian.log import LogLevels
-from granian.server.mp import MPServer
 
 from servicedesk.environment import Address
-from servicedesk.logs import LibraryHandler, Log
-from ticketd.config import Config
+from servicedesk.logs import Log
+from ticketd import worker
 from ticketd.metrics import DATABASE_STATE, HEARTBEAT, DatabaseState, forget_worker, gauges
 
-TARGET = "ticketd.app:create_app"
-# Above the limit of the pipeline, which answers with a problem; Granian only closes.
-BUFFER_BYTES = 64 * 1024
-BACKLOG = 4096
 # What is left of SHUTDOWN_TIMEOUT for killing, joining and cleaning up.
 KILL_SHARE = 0.8
-POLL_SECONDS = 0.01
-SIGNAL_POLL_SECONDS = 0.05
+# A worker that dies at its start again and again must not keep a core busy.
+RESTART_SECONDS = 1.0
 SILENT_SECONDS = 10.0
 CONNECT_SECONDS = 0.5
 STUCK_SECONDS = 60.0
@@ -91,97 +85,86 @@ class Workers:
         return now - found.get(HEARTBEAT, now)
 
 
-class PolledEvent(threading.Event):
-    """An event that a signal handler may set while the main thread waits for it.
-
-    The kernel may run the C half of a handler on any thread; Python runs the other half on the
-    main thread, but only when that comes back from its lock. Without a time-out it would not, and
-    a SIGTERM that met the admin port's thread would be heard at the next one.
-    """
-
-    def wait(self, timeout: float | None = None) -> bool:
-        give_up = None if timeout is None else time.monotonic() + timeout
-        while not super().wait(SIGNAL_POLL_SECONDS):
-            if give_up is not None and time.monotonic() >= give_up:
-                return False
-        return True
-
-
-class Server(MPServer):
-    """Granian with our logs, our stop and our accounts of dead workers."""
+class Supervisor:
+    """Starts as many workers as the settings say and keeps them running until SIGTERM or SIGINT.
+    The workers listen on `address` together (SO_REUSEPORT)."""
 
     def __init__(
-        self, *, config: Config, address: Address, directory: Path, workers: Workers, log: Log
+        self,
+        *,
+        count: int,
+        shutdown_seconds: float,
+        address: Address,
+        directory: Path,
+        workers: Workers,
+        log: Log,
     ) -> None:
-        super().__init__(
-            target=TARGET,
-            factory=True,
-            address=address.host,
-            port=address.port,
-            interface=Interfaces.ASGI,
-            http=HTTPModes.http1,
-            websockets=False,
-            loop=Loops.uvloop,
-            workers=config.workers,
-            runtime_threads=1,
-            runtime_mode=RuntimeModes.st,
-            backlog=BACKLOG,
-            # Connections, not requests: those are limited where the work is.
-            backpressure=config.connection_limit,
-            http1_settings=HTTP1Settings(
-                header_read_timeout=int(config.header_seconds * 1000),
-                max_buffer_size=BUFFER_BYTES,
-            ),
-            log_level=LogLevels.info if log.enabled("debug") else LogLevels.warning,
-            log_dictconfig=_log_settings(config.log_level),
-            respawn_failed_workers=True,
-        )
-        self.main_loop_interrupt = PolledEvent()
+        self._count = count
+        self._grace_seconds = shutdown_seconds * KILL_SHARE
+        self._address = address
         self._directory = directory
-        self._known_workers = workers
+        self._workers = workers
         self._log = log
-        self._grace_seconds = config.shutdown_seconds * KILL_SHARE
+        # Forking a process with threads, as the admin port has them, may deadlock the child.
+        self._context = multiprocessing.get_context("spawn")
+        self._running: list[SpawnProcess] = []
+        self._stopping = False
 
-    def signal_handler_interrupt(self, *args: Any, **kwargs: Any) -> None:
-        self._known_workers.stop()
-        # Ctrl-C reaches the workers too, and their end is then no failure.
-        for worker in self.wrks:
-            worker.interrupt_by_parent = True
-        super().signal_handler_interrupt(*args, **kwargs)  # type: ignore[no-untyped-call]  # as it is
+    def run(self) -> None:
+        """Returns when all workers are gone."""
+        # A signal may reach any thread; through this descriptor it wakes the one that waits here.
+        ears, mouth = socket.socketpair()
+        with ears, mouth:
+            for end in (ears, mouth):
+                os.set_blocking(end.fileno(), False)
+            signal.set_wakeup_fd(mouth.fileno())
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._hear)
+            try:
+                self._keep_running(ears)
+            finally:
+                self._end()
+                signal.set_wakeup_fd(-1)
 
-    def _respawn_workers(self, workers: list[int], *args: Any, **kwargs: Any) -> None:
-        for index in workers:
-            pid = self.wrks[index].inner.pid
-            self._log.error("worker_died", pid=pid, exit_code=self.wrks[index].inner.exitcode)
-            forget_worker(pid, self._directory)
-        super()._respawn_workers(workers, *args, **kwargs)
+    def _hear(self, *_: object) -> None:
+        self._stopping = True
+        self._workers.stop()
 
-    def _stop_workers(self) -> None:
-        self._known_workers.stop()
-        workers: list[Any] = self.wrks
+    def _keep_running(self, ears: socket.socket) -> None:
+        start_at = 0.0
+        while not self._stopping:
+            now = time.monotonic()
+            missing = self._count - len(self._running)
+            if missing and now >= start_at:
+                self._running += [self._start() for _ in range(missing)]
+                start_at = now + RESTART_SECONDS
+                missing = 0
+            sentinels = [process.sentinel for process in self._running]
+            wait([ears, *sentinels], start_at - now if missing else None)
+            self._bury()
+
+    def _start(self) -> SpawnProcess:
+        process = self._context.Process(
+            target=worker.run, args=(self._address,), name="ticketd worker"
+        )
+        process.start()
+        return process
+
+    def _bury(self) -> None:
+        """Take the dead off the list; not while stopping, when ending is what they are to do."""
+        for process in [] if self._stopping else list(self._running):
+            if process.exitcode is not None:
+                self._running.remove(process)
+                self._log.error("worker_died", pid=process.pid, exit_code=process.exitcode)
+                forget_worker(process.pid or 0, self._directory)
+
+    def _end(self) -> None:
         give_up = time.monotonic() + self._grace_seconds
-        for worker in workers:
-            worker.terminate()
-        # Polled, because another thread of Granian waits for the same processes, and a join that
-        # loses that race returns at once.
-        while any(worker.is_alive() for worker in workers) and time.monotonic() < give_up:
-            time.sleep(POLL_SECONDS)
-        for worker in workers:
-            if worker.is_alive():
-                self._log.error("worker_killed", pid=worker.inner.pid)
-                worker.kill()
-                worker.join()
-        workers.clear()
-
-
-def granian_handler(minimum: str) -> logging.Handler:
-    """Named in the settings below, which travel to the workers."""
-    return LibraryHandler(Log("ticketd", level=minimum))
-
-
-def _log_settings(level: str) -> dict[str, Any]:
-    logger = {"handlers": ["json"], "propagate": False}
-    return {
-        "handlers": {"json": {"()": f"{__name__}.granian_handler", "minimum": level}},
-        "loggers": {"_granian": logger, "granian.access": logger},
-    }
+        for process in self._running:
+            process.terminate()
+        for process in self._running:
+            process.join(max(give_up - time.monotonic(), 0.0))
+            if process.exitcode is None:
+                self._log.error("worker_killed", pid=process.pid)
+                process.kill()
+                process.join()

@@ -7,20 +7,17 @@ A connection that dies around a commit never leads to a second ticket or a secon
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import compress, product
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import UUID
-
-from psycopg_pool import AsyncConnectionPool
 
 from servicedesk.database import AWAY, require_schema
 from ticketd.batches import Creation, Write, change_many, create_many, get_many
 from ticketd.errors import DatabaseUnavailableError, OverloadedError, TicketNotFoundError
 from ticketd.events import TicketEvent
-from ticketd.lanes import UNREACHABLE, BatchObserver, Connection, Lanes, LaneSettings
-from ticketd.retries import Pauses
-from ticketd.rows import ticket_row
+from ticketd.lanes import BatchObserver, Lanes, LaneSettings
+from ticketd.pages import pages
 from ticketd.tickets import Ticket, TicketQuery
+from ticketd.wire import Connection
 
 Change = Callable[[Ticket], Ticket]
 Describe = Callable[[Ticket, Ticket], TicketEvent]
@@ -60,30 +57,28 @@ class TicketStore(Protocol):
 
 
 class PostgresTicketStore:
-    """A TicketStore on lanes, and for lists on a pool. `signal` is called after each commit that
-    made an event. `check` has a connection of its own, so that busy lanes do not look like a
+    """A TicketStore on lanes, `list_lanes` of them for lists. `signal` is called after each commit
+    that made an event. `check` has a connection of its own, so that busy lanes do not look like a
     database that is away. `run` has to run beside it."""
 
     def __init__(
         self,
         *,
-        pool: AsyncConnectionPool[Connection],
         lanes: LaneSettings,
+        list_lanes: int,
         signal: Callable[[], None],
         observe: Callable[[str], BatchObserver],
         count_error: Callable[[str], None],
     ) -> None:
-        self._pool = pool
         self._connect = lanes.connect
         self._watch: Connection | None = None
-        self._places = pool.max_size + lanes.queue_limit
-        self._taken = 0
-        self._retry_seconds = lanes.retry_seconds
         self._signal = signal
         self._count_error = count_error
-        self._returning: set[asyncio.Task[None]] = set()
         self._creations = Lanes(settings=lanes, work=create_many, observer=observe("create"))
         self._reads = Lanes(settings=lanes, work=get_many, observer=observe("read"))
+        self._pages = Lanes(
+            settings=replace(lanes, lanes=list_lanes, most=1), work=pages, observer=observe("list")
+        )
         # One queue a lane: changes of one ticket keep to one lane and so to their order.
         self._writes = [
             Lanes[Write, bool | None](
@@ -101,14 +96,14 @@ class PostgresTicketStore:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._creations.run())
             group.create_task(self._reads.run())
+            group.create_task(self._pages.run())
             for lane in self._writes:
                 group.create_task(lane.run())
 
     async def open(self) -> None:
-        await self._pool.open(wait=False)
+        """The lanes connect when they have something to do."""
 
     async def close(self) -> None:
-        await self._pool.close(timeout=1.0)
         if self._watch is not None:
             await self._watch.close()
 
@@ -137,11 +132,7 @@ class PostgresTicketStore:
         return ticket
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
-        filters = (query.status, query.priority, query.assignee)
-        given = [value for value in filters if value is not None]
-        statement = LIST_STATEMENTS[tuple(value is not None for value in filters)]
-        parameters = (*given, query.from_id, query.below_id, query.limit)
-        return await self._rows(statement, parameters)
+        return await self._pages.submit(query)
 
     async def change(self, ticket_id: UUID, change: Change, describe: Describe) -> Ticket:
         lane = self._writes[ticket_id.int % len(self._writes)]
@@ -164,45 +155,6 @@ class PostgresTicketStore:
             self._count_error("lost_race")
         raise OverloadedError
 
-    async def _rows(self, statement: str, parameters: Sequence[Any]) -> list[Ticket]:
-        """The tickets of a statement that may run twice: it is repeated after a lost connection."""
-        try:
-            return await self._once(statement, parameters)
-        except UNREACHABLE as error:
-            failure: Exception = error
-        pauses = Pauses(self._retry_seconds, self._pool.max_size)
-        while True:
-            self._count_error("away")
-            await pauses.pause(failure)
-            try:
-                return await self._once(statement, parameters)
-            except UNREACHABLE as error:
-                failure = error
-
-    async def _once(self, statement: str, parameters: Sequence[Any]) -> list[Ticket]:
-        """The tickets of a statement on a connection of the pool. Raises OverloadedError at once
-        when every place in the queue for one is taken."""
-        if self._taken >= self._places:
-            raise OverloadedError
-        self._taken += 1
-        try:
-            connection = await self._pool.getconn()
-            try:
-                cursor = connection.cursor(binary=True, row_factory=ticket_row)
-                await cursor.execute(statement, parameters)
-                return await cursor.fetchall()
-            finally:
-                self._give_back(connection)
-        finally:
-            self._taken -= 1
-
-    def _give_back(self, connection: Connection) -> None:
-        """Return a connection in a task of its own: a request that is given up in the middle of
-        it would take the connection's place in the pool with it."""
-        task = asyncio.create_task(self._pool.putconn(connection))
-        self._returning.add(task)
-        task.add_done_callback(self._returning.discard)
-
 
 def _was_written(current: Ticket, doubtful: Sequence[Ticket]) -> bool:
     """Was one of the writes that were repeated after a lost connection committed the first time?
@@ -218,25 +170,3 @@ def _was_written(current: Ticket, doubtful: Sequence[Ticket]) -> bool:
             "changed again since; read it to see whether yours is in it"
         )
     return False
-
-
-def _list_statement(filters: Sequence[str]) -> str:
-    """One page by keyset. Index: the one on exactly these filters and id DESC (the primary key
-    without filters), read in its own order up to the limit; no lock."""
-    conditions = [f"{name} = %s" for name in filters]
-    return " ".join(
-        (
-            "SELECT id, title, description, status, priority, requester, assignee, version,",
-            "created_at, updated_at, closed_at FROM tickets WHERE",
-            " AND ".join([*conditions, "id >= %s", "id < %s"]),
-            "ORDER BY id DESC LIMIT %s",
-        )
-    )
-
-
-# One constant statement for each combination of status, priority and assignee; values stay out.
-LIST_FILTERS = ("status", "priority", "assignee")
-LIST_STATEMENTS = {
-    given: _list_statement(list(compress(LIST_FILTERS, given)))
-    for given in product((False, True), repeat=len(LIST_FILTERS))
-}

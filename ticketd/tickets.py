@@ -5,10 +5,10 @@ changed, otherwise the version is one higher.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from ticketd.errors import StaleVersionError, TransitionForbiddenError
@@ -34,10 +34,13 @@ TRANSITIONS: Mapping[Status, tuple[Status, ...]] = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ticket:
+class Ticket(NamedTuple):
     """`created_at` is the millisecond of the id; the other times have microseconds. All are UTC.
-    `closed_at` is set while the ticket is closed."""
+    `closed_at` is set while the ticket is closed.
+
+    A tuple, because a frozen dataclass takes several times as long to make, and one is made for
+    every request. The order of the fields is that of the columns of the store's SELECTs.
+    """
 
     id: UUID
     title: str
@@ -128,7 +131,8 @@ def _transition(ticket: Ticket, status: Status, now: datetime) -> dict[str, Any]
 
 
 def _next_version(ticket: Ticket, members: Mapping[str, Any], now: datetime) -> Ticket:
-    return replace(ticket, **members, version=ticket.version + 1, updated_at=_later(ticket, now))
+    later = _later(ticket, now)
+    return ticket._replace(**members, version=ticket.version + 1, updated_at=later)
 
 
 def _later(ticket: Ticket, now: datetime) -> datetime:

@@ -51,16 +51,16 @@ def test_pgbench_without_transactions_is_an_error() -> None:
 
 
 def test_pgbench_runs_the_statement_of_the_store() -> None:
-    script = create_script(CREATE)
-    assert "%s" not in script
+    script = create_script(CREATE.text)
+    assert "$" not in script
     assert "ON CONFLICT (id) DO NOTHING" in script
     # A colon anywhere else would be taken for a variable.
     assert set(re.findall(r"(?<!:):([a-z0-9_]+)", script)) == {"number", "bucket"}
 
 
 def test_statement_that_has_changed_is_noticed() -> None:
-    with pytest.raises(ValueError, match=f"{len(CREATE_VALUES)} are known"):
-        create_script("INSERT INTO tickets VALUES (%s, %s)")
+    with pytest.raises(ValueError, match=f"{len(CREATE_VALUES)} values are known"):
+        create_script("INSERT INTO tickets VALUES ($1, $2)")
 
 
 def test_batches_are_the_mean_since_the_text_before() -> None:

@@ -14,10 +14,10 @@ def test_every_scenario_runs_on_ticketd_as_it_ships_unless_told_otherwise() -> N
 
 
 def test_variants_by_settings_and_by_commit_run_beside_the_tree() -> None:
-    found = parse_settings(["--variant", "small:TICKETD_POOL_SIZE=4", "--commit", "old=HEAD~3"])
+    found = parse_settings(["--variant", "small:TICKETD_LANES=4", "--commit", "old=HEAD~3"])
     assert [(each.name, dict(each.environment), each.commit) for each in found.variants] == [
         ("ticketd", {}, ""),
-        ("small", {"TICKETD_POOL_SIZE": "4"}, ""),
+        ("small", {"TICKETD_LANES": "4"}, ""),
         ("old", {}, "HEAD~3"),
     ]
 
@@ -37,7 +37,7 @@ def test_every_variant_runs_with_every_number_of_workers() -> None:
         ["--rounds", "0"],
         ["--seconds", "0"],
         ["--peers", "django"],
-        ["--variant", "a:TICKETD_POOL_SIZE"],
+        ["--variant", "a:TICKETD_LANES"],
         ["--commit", "old=--output=/tmp/x"],
         ["--label", "../x"],
     ],

@@ -1,6 +1,7 @@
 """Every query of the daemons, found by reading their modules, so that a new one cannot be missed.
 
-A query is a text that begins with a verb of SQL and stands in a constant of a module or a class.
+A query is a text that begins with a verb of SQL and stands in a constant of a module or a class, by
+itself or as a Statement.
 """
 
 import ast
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.processes import PROJECT
+from ticketd.wire import Statement
 
 PACKAGES = ("servicedesk", "ticketd", "relayd", "notifyd")
 VERB = re.compile(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|LOCK|COPY|LISTEN|NOTIFY)\s")
@@ -66,18 +68,26 @@ def _queries(owner: str, module: str, namespace: Mapping[str, object]) -> Iterat
 def _texts(name: str, value: object) -> Iterator[Query]:
     if isinstance(value, str) and VERB.match(value):
         yield Query(name=name, text=value)
+    elif isinstance(value, Statement):
+        yield Query(name=name, text=value.text)
     elif isinstance(value, Mapping):
         for key, entry in value.items():
             yield from _texts(f"{name}[{key}]", entry)
 
 
+def _arguments(value: ast.expr | None) -> list[ast.expr | None]:
+    """The value itself, and what it is made from when it is a call."""
+    return [value, *value.args] if isinstance(value, ast.Call) else [value]
+
+
 def _nameless_lines(tree: ast.Module) -> Iterator[int]:
     bodies = [tree.body] + [node.body for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     constants = {
-        id(statement.value)
+        id(part)
         for body in bodies
         for statement in body
         if isinstance(statement, ast.Assign | ast.AnnAssign)
+        for part in _arguments(statement.value)
     }
     for node in ast.walk(tree):
         if not isinstance(node, ast.Constant) or not isinstance(node.value, str):

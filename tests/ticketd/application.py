@@ -1,5 +1,6 @@
 """The application in the test's own process: its settings, its life, and a client for it."""
 
+import asyncio
 import io
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -10,19 +11,18 @@ import httpx
 import orjson
 
 from servicedesk.logs import Log
-from ticketd.app import build_app
-from ticketd.asgi import Message
+from ticketd.app import build_app, build_server
+from ticketd.asgi import Application, Message
 from ticketd.config import Config
-from ticketd.middleware import Pipeline
 
 NEW = {"title": "Принтер не печатает 🖨️", "requester": "анна@example.org"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Running:
-    """A started application. `lines` are the JSON lines logged so far."""
+    """An application behind its own HTTP server. `lines` are the JSON lines logged so far."""
 
-    app: Pipeline
+    app: Application
     client: httpx.AsyncClient
     stream: io.StringIO
 
@@ -52,14 +52,17 @@ async def running(environment: Mapping[str, str] | None = None) -> AsyncIterator
     stream = io.StringIO()
     config = Config.from_environment({"LOG_LEVEL": "debug"} | dict(environment or {}))
     app = build_app(config, Log("ticketd", level=config.log_level, stream=stream))
-    service = app._service
-    await service.start()
-    transport = httpx.ASGITransport(app=app, client=("127.0.0.1", 1))
+    server = build_server(config, app.pipeline)
+    await app.service.start()
+    sweeping = asyncio.create_task(server.sweep())
     try:
-        async with httpx.AsyncClient(transport=transport, base_url="http://ticketd") as client:
+        url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0, backlog=100)}"
+        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
             yield Running(app=app, client=client, stream=stream)
     finally:
-        await service.stop()
+        await server.stop()
+        sweeping.cancel()
+        await app.service.stop()
 
 
 class Exchange:

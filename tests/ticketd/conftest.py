@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import pytest
 
-from servicedesk.database import create_pool
 from tests.ticketd.samples import connector
 from ticketd.lanes import LaneSettings
 from ticketd.memory import MemoryTicketStore
@@ -19,10 +18,10 @@ OpenStore = Callable[[], AbstractAsyncContextManager[TicketStore]]
 @asynccontextmanager
 async def postgres_store(url: str) -> AsyncIterator[PostgresTicketStore]:
     store = PostgresTicketStore(
-        pool=create_pool(url, application="store", minimum=1, maximum=4, wait_seconds=5.0),
         lanes=LaneSettings(
             connect=connector(url, "store"), lanes=2, most=100, queue_limit=1000, retry_seconds=5.0
         ),
+        list_lanes=4,
         signal=lambda: None,
         observe=Metrics().batches,
         count_error=lambda kind: None,

@@ -7,14 +7,13 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from psycopg import AsyncConnection
-
+from servicedesk.database import connect
 from ticketd.events import TicketEvent, change_event
 from ticketd.identifiers import HIGHEST, LOWEST, IdentifierSource, moment_of
-from ticketd.lanes import Connection
 from ticketd.representation import ticket_json
 from ticketd.store import TicketStore
-from ticketd.tickets import NewTicket, Ticket, TicketQuery, open_ticket
+from ticketd.tickets import NewTicket, Status, Ticket, TicketQuery, open_ticket
+from ticketd.wire import Connection
 
 IDENTIFIERS = IdentifierSource(time.time_ns, os.urandom)
 HEADERS = '{"request_id":"r-1","traceparent":"00-1-2-00"}'
@@ -29,12 +28,12 @@ NEW = NewTicket(
 
 
 def connector(url: str, application: str = "test") -> Callable[[], Awaitable[Connection]]:
-    return partial(AsyncConnection.connect, url, autocommit=True, application_name=application)
+    return partial(connect, url, application=application)
 
 
 def a_ticket(**members: Any) -> Ticket:
     ticket_id = IDENTIFIERS.next()
-    return replace(open_ticket(NEW, ticket_id, moment_of(ticket_id)), **members)
+    return open_ticket(NEW, ticket_id, moment_of(ticket_id))._replace(**members)
 
 
 def created(ticket: Ticket) -> TicketEvent:
@@ -50,10 +49,15 @@ def describe(before: Ticket, after: Ticket) -> TicketEvent:
     return change_event(IDENTIFIERS.next(), HEADERS, None, before, after)
 
 
-async def add(store: TicketStore, **members: Any) -> Ticket:
+async def add(store: TicketStore, status: Status = "new", **members: Any) -> Ticket:
+    """A ticket in the store. It comes into it as a new one and is then changed to `status`."""
     ticket = a_ticket(**members)
     await store.create(ticket, created(ticket))
-    return ticket
+    if status == "new":
+        return ticket
+    return await store.change(
+        ticket.id, lambda found: found._replace(status=status, version=2), describe
+    )
 
 
 def everything(**members: Any) -> TicketQuery:

@@ -88,7 +88,7 @@ def test_contract_has_every_route_and_no_other(contract: dict[str, Any]) -> None
     app = build_app(Config.from_environment({}), Log("ticketd"))
     routes = {
         (path, method.lower())
-        for path, resource in app._router._resources.items()
+        for path, resource in app.pipeline._router._resources.items()
         for method in resource.routes
         # Answered wherever GET is, and the contract says so once.
         if method != "HEAD"

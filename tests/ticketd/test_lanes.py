@@ -13,8 +13,9 @@ from tests.ticketd.conftest import postgres_store
 from tests.ticketd.samples import a_ticket, add, connector, created, describe
 from ticketd.batches import Creation, create_many
 from ticketd.errors import OverloadedError
-from ticketd.lanes import Connection, Lanes, LaneSettings
+from ticketd.lanes import Lanes, LaneSettings
 from ticketd.tickets import Ticket, patch
+from ticketd.wire import Wire
 
 TICKETS = "SELECT count(*) FROM tickets"
 EVENTS = "SELECT count(*) FROM outbox"
@@ -43,10 +44,10 @@ class Gate:
         self.open = asyncio.Event()
         self.entered = asyncio.Event()
 
-    async def work(self, connection: Connection, items: Sequence[Creation]) -> Sequence[None]:
+    async def work(self, wire: Wire, items: Sequence[Creation]) -> Sequence[None]:
         self.entered.set()
         await self.open.wait()
-        return await create_many(connection, items)
+        return await create_many(wire, items)
 
 
 @asynccontextmanager
@@ -69,7 +70,7 @@ async def one_lane(
 
 
 def creation(title: str = "Принтер") -> Creation:
-    ticket = replace(a_ticket(), title=title)
+    ticket = a_ticket()._replace(title=title)
     return Creation(ticket, created(ticket))
 
 
@@ -127,7 +128,7 @@ def test_request_given_up_before_it_was_taken_is_not_carried_out(database_url: s
             first = lanes.submit(creation())
             await gate.entered.wait()
             gone, staying = lanes.submit(creation()), lanes.submit(creation())
-            gone.cancel()
+            gone.give_up()
             gate.open.set()
             await asyncio.gather(first, staying)
 
@@ -189,7 +190,7 @@ def test_row_that_the_driver_cannot_send_alone_fails_and_the_lane_goes_on(
             first = lanes.submit(creation())
             await gate.entered.wait()
             sendable = creation()
-            unsendable = replace(sendable, ticket=replace(sendable.ticket, title="\ud800"))
+            unsendable = replace(sendable, ticket=sendable.ticket._replace(title="\ud800"))
             others = [lanes.submit(item) for item in (creation(), unsendable, creation())]
             gate.open.set()
             await first

@@ -14,7 +14,8 @@ from servicedesk.migrate import migrate, read_migrations
 from tests.support.processes import free_port
 from tests.ticketd.application import NEW, Exchange, Running, chunk, http_scope, running
 from tests.ticketd.lossy import silenced
-from ticketd.asgi import BODY_LIMIT_BYTES, Message
+from ticketd.asgi import Message
+from ticketd.messages import BODY_LIMIT_BYTES
 
 Environment = dict[str, str]
 Act = Callable[[Running], Awaitable[None]]
@@ -182,11 +183,11 @@ def test_full_pool_does_not_look_like_an_absent_database(database_url: str) -> N
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             waiting = asyncio.create_task(app.client.get("/tickets"))
-            await app.app._readiness.refresh()
+            await app.app.pipeline._readiness.refresh()
             assert (await app.client.get("/readyz")).status_code == 200
         assert (await waiting).status_code == 200
 
-    on_app({"DATABASE_URL": database_url, "TICKETD_POOL_SIZE": "1"}, act)
+    on_app({"DATABASE_URL": database_url, "TICKETD_LIST_LANES": "1"}, act)
 
 
 def test_absent_database_is_503_and_not_ready() -> None:
@@ -304,7 +305,7 @@ def test_requests_given_up_leave_no_gap_in_the_pool(database_url: str) -> None:
         answers = await asyncio.gather(*(app.client.get("/tickets") for _ in range(6)))
         assert {answer.status_code for answer in answers} == {200}
 
-    limits = {"TICKETD_POOL_SIZE": "2", "TICKETD_REQUEST_TIMEOUT": "200ms"}
+    limits = {"TICKETD_LIST_LANES": "2", "TICKETD_REQUEST_TIMEOUT": "200ms"}
     on_app({"DATABASE_URL": database_url} | limits, act)
 
 

@@ -76,6 +76,9 @@ class FailingService:
     async def start(self) -> None:
         raise OSError("the disk is gone")
 
+    def announce_stop(self) -> None:
+        raise AssertionError("what did not start is not stopped")
+
     async def stop(self) -> None:
         raise AssertionError("what did not start is not stopped")
 

@@ -1,0 +1,81 @@
+"""Values as PostgreSQL's binary format has them, one at a time and as arrays.
+
+Source: PostgreSQL, array_recv in arrayfuncs.c (dimensions, a flag, the element type, then for each
+dimension its length and lower bound; each element with its length, -1 for NULL), timestamptz_recv
+in timestamp.c (microseconds since 2000), uuid_recv in uuid.c.
+"""
+
+import struct
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+UUID_OID, TEXT_OID, INT8_OID, INT2_OID, TIMESTAMPTZ_OID = 2950, 25, 20, 21, 1184
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+_HEAD = struct.Struct("!iiIii").pack
+_LENGTH = struct.Struct("!i").pack
+_INT2 = struct.Struct("!h").pack
+_INT8 = struct.Struct("!q").pack
+_INT2_ELEMENT = struct.Struct("!ih").pack
+_INT8_ELEMENT = struct.Struct("!iq").pack
+_UUID_LENGTH = _LENGTH(16)
+_NULL = _LENGTH(-1)
+
+
+def text(value: str | None) -> bytes | None:
+    return None if value is None else value.encode()
+
+
+def int2(value: int) -> bytes:
+    return _INT2(value)
+
+
+def int8(value: int) -> bytes:
+    return _INT8(value)
+
+
+def timestamptz(moment: datetime | None) -> bytes | None:
+    return None if moment is None else _INT8(_microseconds(moment))
+
+
+def uuids(values: Sequence[UUID]) -> bytes:
+    return _array(UUID_OID, len(values), [_UUID_LENGTH + value.bytes for value in values])
+
+
+def texts(values: Sequence[str | None]) -> bytes:
+    """Raises UnicodeEncodeError for a lone surrogate."""
+    elements = []
+    for value in values:
+        if value is None:
+            elements.append(_NULL)
+        else:
+            content = value.encode()
+            elements.append(_LENGTH(len(content)) + content)
+    return _array(TEXT_OID, len(values), elements)
+
+
+def int2s(values: Sequence[int]) -> bytes:
+    return _array(INT2_OID, len(values), [_INT2_ELEMENT(2, value) for value in values])
+
+
+def int8s(values: Sequence[int]) -> bytes:
+    return _array(INT8_OID, len(values), [_INT8_ELEMENT(8, value) for value in values])
+
+
+def timestamptzs(moments: Sequence[datetime | None]) -> bytes:
+    elements = [
+        _NULL if moment is None else _INT8_ELEMENT(8, _microseconds(moment)) for moment in moments
+    ]
+    return _array(TIMESTAMPTZ_OID, len(moments), elements)
+
+
+def _microseconds(moment: datetime) -> int:
+    since = moment - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _array(element_type: int, count: int, elements: Iterable[bytes]) -> bytes:
+    """Flagged as holding NULLs, which the server takes as leave to look for them."""
+    return _HEAD(1, 1, element_type, count, 1) + b"".join(elements)

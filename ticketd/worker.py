@@ -1,0 +1,45 @@
+"""The process of one worker: the application behind its HTTP server, until SIGTERM or SIGINT."""
+
+import asyncio
+import os
+import signal
+import sys
+
+import uvloop
+
+from servicedesk.environment import Address
+from servicedesk.logs import Log, capture_library_logs
+from ticketd.app import build_app, build_server, collect_less_often
+from ticketd.config import Config
+
+BACKLOG = 4096
+
+
+def run(address: Address) -> None:
+    """Ends the process with code 1 when the start fails."""
+    config = Config.from_environment(os.environ)
+    log = Log("ticketd", level=config.log_level)
+    capture_library_logs(log)
+    sys.exit(uvloop.run(_serve(config, address, log)))
+
+
+async def _serve(config: Config, address: Address, log: Log) -> int:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    app = build_app(config, log)
+    server = build_server(config, app.pipeline)
+    collect_less_often()
+    sweeping = asyncio.create_task(server.sweep())
+    try:
+        await app.service.start()
+        await server.start(address.host, address.port, backlog=BACKLOG)
+    except Exception as error:  # the boundary of the process
+        log.error("start_failed", error=error)
+        return 1
+    await stop.wait()
+    app.service.announce_stop()
+    await server.stop()
+    sweeping.cancel()
+    await app.service.stop()
+    return 0
