@@ -7,12 +7,18 @@ import asyncio
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-import orjson
-
 FLUSH_SECONDS = 0.2
 FLUSH_LINES = 500
 
-# time, method, route, status, seconds, request id, traceparent, caller, bytes of the body
+# A template, because a line is written for every request; what may need escaping is escaped below.
+LINE = (
+    '{"time":"%s.%06dZ","level":"info","daemon":"ticketd","event":"request","method":"%s",'
+    '"route":"%s","status":%d,"duration_ms":%.3f,"request_id":"%s","trace_id":"%s",'
+    '"caller":"%s","bytes":%d}'
+)
+
+# time, method, route, status, seconds, request id, traceparent, caller, bytes of the body; all
+# texts are visible ASCII
 Entry = tuple[float, str, str, int, float, str, str, str, int]
 
 
@@ -23,6 +29,8 @@ class AccessLog:
         self._write = write
         self._entries: list[Entry] = []
         self._timer: asyncio.TimerHandle | None = None
+        self._second = -1
+        self._second_text = ""
 
     def add(self, entry: Entry) -> None:
         self._entries.append(entry)
@@ -37,25 +45,30 @@ class AccessLog:
             self._timer = None
         entries, self._entries = self._entries, []
         if entries:
-            self._write("\n".join([_line(entry) for entry in entries]))
+            self._write("\n".join([self._line(entry) for entry in entries]))
+
+    def _line(self, entry: Entry) -> str:
+        at, method, route, status, seconds, request_id, traceparent, caller, size = entry
+        second = int(at)
+        if second != self._second:
+            self._second = second
+            self._second_text = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+        return LINE % (
+            self._second_text,
+            (at - second) * 1e6,
+            method,
+            route,
+            status,
+            seconds * 1000,
+            _escaped(request_id),
+            traceparent[3:35],
+            _escaped(caller),
+            size,
+        )
 
 
-def _line(entry: Entry) -> str:
-    at, method, route, status, seconds, request_id, traceparent, caller, size = entry
-    return orjson.dumps(
-        {
-            "time": datetime.fromtimestamp(at, UTC),
-            "level": "info",
-            "daemon": "ticketd",
-            "event": "request",
-            "method": method,
-            "route": route,
-            "status": status,
-            "duration_ms": round(seconds * 1000, 3),
-            "request_id": request_id,
-            "trace_id": traceparent[3:35],
-            "caller": caller,
-            "bytes": size,
-        },
-        option=orjson.OPT_UTC_Z,
-    ).decode()
+def _escaped(text: str) -> str:
+    """Visible ASCII as the inside of a JSON string."""
+    if '"' in text or "\\" in text:
+        return text.replace("\\", "\\\\").replace('"', '\\"')
+    return text

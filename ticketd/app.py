@@ -22,12 +22,11 @@ from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
 from ticketd.config import Config
 from ticketd.cursor import Cursors
-from ticketd.deadlines import Deadlines
 from ticketd.handlers import TicketHandlers
-from ticketd.http1 import HttpServer
 from ticketd.identifiers import IdentifierSource
 from ticketd.lanes import LaneSettings
 from ticketd.lifetime import Background, Heartbeat, Lifetime
+from ticketd.listener import HttpServer
 from ticketd.memory import MemoryTicketStore
 from ticketd.metrics import Metrics
 from ticketd.middleware import Pipeline
@@ -55,7 +54,6 @@ def create_app() -> Application:
 
 def build_app(config: Config, log: Log) -> Application:
     metrics = Metrics()
-    deadlines = Deadlines(config.request_seconds, time.perf_counter, metrics.in_flight.set)
     store, background = _store(config, metrics, log)
     readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
     access_log = AccessLog(log.write_raw) if config.access_log else None
@@ -65,8 +63,8 @@ def build_app(config: Config, log: Log) -> Application:
     lifetime = Lifetime(
         store=store,
         readiness=readiness,
-        background=[readiness.watch, deadlines.sweep, heartbeat.beat, *background],
-        flush=access_log.flush if access_log else _nothing,
+        background=[readiness.watch, metrics.keep_flushed, heartbeat.beat, *background],
+        flush=[metrics.flush, *([access_log.flush] if access_log else [])],
         end=_end_this_process,
         log=log,
     )
@@ -74,7 +72,7 @@ def build_app(config: Config, log: Log) -> Application:
         router=Router(_routes(config, store, readiness, metrics, random_bytes)),
         authenticate=tokens.caller if tokens else None,
         readiness=readiness,
-        deadlines=deadlines,
+        request_seconds=config.request_seconds,
         metrics=metrics,
         access_log=access_log,
         log=log,
@@ -87,7 +85,7 @@ def build_app(config: Config, log: Log) -> Application:
 
 
 def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
-    """Construct it inside the running loop."""
+    """The server of `python -m ticketd`. Call it inside the running loop."""
     return HttpServer(
         pipeline,
         header_seconds=config.header_seconds,
@@ -95,6 +93,7 @@ def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
         connection_limit=config.connection_limit,
         wall_clock=time.time,
         format_date=partial(formatdate, usegmt=True),
+        report=pipeline.report_working,
     )
 
 
@@ -186,10 +185,6 @@ def _routes(
         # RFC 9110, 9.3.2: HEAD is GET without the body, which the pipeline leaves out.
         for served in ((method, "HEAD") if method == "GET" else (method,))
     ]
-
-
-def _nothing() -> None:
-    """What to flush without an access log."""
 
 
 def _end_this_process() -> None:

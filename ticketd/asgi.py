@@ -52,20 +52,19 @@ class Application:
             request.timed_out = True
             task.cancel()
 
-        self.pipeline.deadlines.enter(request, expire)
+        loop = asyncio.get_running_loop()
+        timer = loop.call_later(self.pipeline.request_seconds, expire)
         try:
             response = await self.pipeline.answer(request)
         finally:
-            self.pipeline.deadlines.leave(request)
-        while request.timed_out and task.uncancel():
-            """It may have been cancelled more than once."""
+            timer.cancel()
+        if request.timed_out:
+            task.uncancel()
         return response
 
 
 class MessageRequest(Request):
     """A request out of a scope, with a body out of `http.request` messages."""
-
-    __slots__ = ("_receive",)
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         pairs = scope["headers"]
@@ -101,7 +100,7 @@ class MessageRequest(Request):
 
 async def _send(request: Request, response: Response, send: Send) -> None:
     body = response.body
-    headers = [*response.common.pairs, *response.own]
+    headers = [*response.common.pairs, *response.own.pairs]
     headers.append((b"x-request-id", request.request_id.encode()))
     if response.status != 304:
         headers.append((b"content-length", b"%d" % len(body)))

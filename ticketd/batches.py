@@ -5,11 +5,9 @@ ids, which were made before, changes by the version that they were made against.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
-from servicedesk.bucket import bucket_of
-from servicedesk.queue.row import queue_key
 from ticketd import binary
 from ticketd.events import TicketEvent
 from ticketd.rows import ticket_of
@@ -17,16 +15,14 @@ from ticketd.tickets import Ticket
 from ticketd.wire import Statement, Wire
 
 
-@dataclass(frozen=True, slots=True)
-class Creation:
+class Creation(NamedTuple):
     """A ticket as `open_ticket` makes it: new, at version 1, changed when it was created."""
 
     ticket: Ticket
     event: TicketEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Write:
+class Write(NamedTuple):
     """A ticket as it is to become, from the version before."""
 
     ticket: Ticket
@@ -97,7 +93,7 @@ def _creation(item: Creation) -> list[bytes | None]:
         binary.text(ticket.requester),
         binary.text(ticket.assignee),
         binary.timestamptz(ticket.created_at),
-        binary.int2(bucket_of(queue_key(ticket.id))),
+        binary.int2(event.bucket),
         event.event_id.bytes,
         binary.text(event.event_type),
         binary.text(event.headers),
@@ -121,7 +117,7 @@ def _creations(items: Sequence[Creation]) -> list[bytes]:
 
 def _outbox(tickets: Sequence[Ticket], events: Sequence[TicketEvent]) -> list[bytes]:
     return [
-        binary.int2s([bucket_of(queue_key(ticket.id)) for ticket in tickets]),
+        binary.int2s([event.bucket for event in events]),
         binary.uuids([event.event_id for event in events]),
         binary.texts([event.event_type for event in events]),
         binary.texts([event.headers for event in events]),

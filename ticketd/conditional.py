@@ -4,8 +4,10 @@ Source: RFC 9110, 8.8.3 and 13.1. A tag that ticketd cannot have made matches no
 """
 
 import re
+from functools import lru_cache
 
 from ticketd.errors import FieldError, InvalidFieldsError
+from ticketd.messages import HeaderBlock
 from ticketd.tickets import Versions
 
 # The grammar of a list: empty elements and white space around commas are allowed (5.6.1).
@@ -17,8 +19,10 @@ TAG = re.compile(rb'(W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 VERSION = re.compile(rb"[1-9][0-9]{0,18}")
 
 
-def entity_tag(version: int) -> bytes:
-    return b'"%d"' % version
+@lru_cache(maxsize=1024)
+def entity_tag(version: int) -> HeaderBlock:
+    """The ETag header of a ticket."""
+    return HeaderBlock((b"etag", b'"%d"' % version))
 
 
 def expected_versions(if_match: bytes) -> Versions:

@@ -1,10 +1,12 @@
 """What happened to a ticket, as the outbox keeps it."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
+from servicedesk.bucket import bucket_of
+from servicedesk.queue.row import queue_key
 from ticketd.representation import members, ticket_json
 from ticketd.tickets import Ticket
 
@@ -14,10 +16,11 @@ CLOSED = "ticket.closed"
 REOPENED = "ticket.reopened"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TicketEvent:
-    """`headers` is the JSON of the correlation, `payload` the JSON of the ticket."""
+class TicketEvent(NamedTuple):
+    """`bucket` is that of the ticket's key, `headers` the JSON of the correlation, `payload` the
+    JSON of the ticket. A tuple, as Ticket is."""
 
+    bucket: int
     event_id: UUID
     event_type: str
     headers: str
@@ -32,8 +35,9 @@ def change_event(
     if reason is None:
         payload = ticket_json(after)
     else:
-        payload = orjson.dumps(members(after) | {"reason": reason})
+        payload = orjson.dumps(members(after) | {"reason": reason}, option=orjson.OPT_UTC_Z)
     return TicketEvent(
+        bucket=bucket_of(queue_key(after.id)),
         event_id=event_id,
         event_type=change_type(before, after),
         headers=headers,

@@ -1,50 +1,35 @@
 """One request of a connection: its body as it comes in, its coroutine as it goes on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 from ticketd.errors import BodyTooLargeError, RequestError
 from ticketd.messages import BODY_LIMIT_BYTES, Request, Response
 from ticketd.middleware import Pipeline
-from ticketd.pending import Driven, Pending
+from ticketd.pending import Pending
 
 Finish = Callable[["Exchange", Response], None]
 
 
 class Exchange(Request):
     """`keep_alive` is what the client asked for; `refusal` is the error of what could not be read
-    as a request."""
+    as a request.
 
-    __slots__ = (
-        "_ask",
-        "_chunks",
-        "_driven",
-        "_error",
-        "_finish",
-        "_pending",
-        "_received",
-        "is_complete",
-        "keep_alive",
-        "refusal",
-    )
+    The coroutine is driven by hand: it runs in the very call that brings what it waits for, without
+    a task and its turns of the event loop. It may await nothing but Pendings.
+    """
 
-    def __init__(
-        self,
-        method: str,
-        path: str,
-        query_string: bytes,
-        headers: dict[bytes, bytes],
-        headers_bytes: int,
-    ) -> None:
-        super().__init__(method, path, query_string, headers, headers_bytes)
-        self.keep_alive = False
-        self.is_complete = False
-        self.refusal: RequestError | None = None
-        self._ask: Callable[[], None] | None = None
-        self._chunks: list[bytes] = []
-        self._received = 0
-        self._error: RequestError | None = None
-        self._pending: Pending[None] | None = None
-        self._driven: Driven[Response] | None = None
+    keep_alive = False
+    is_complete = False
+    refusal: RequestError | None = None
+    _body = b""
+    _received = 0
+    _chunks: list[bytes] | None = None
+    _error: RequestError | None = None
+    _pending: Pending[None] | None = None
+    _coroutine: Coroutine[Any, None, Response] | None = None
+    _finish: Finish
+    _ask: Callable[[], None]
 
     # As its connection sees it.
 
@@ -55,18 +40,22 @@ class Exchange(Request):
         self._ask = ask
         if self.refusal is not None:
             finish(self, pipeline.refuse_unread(self.refusal, self))
-            return
-        self._driven = Driven(pipeline.answer(self), self._answered)
-        self._driven.advance()
+        else:
+            self._coroutine = pipeline.answer(self)
+            self._go_on()
 
     def feed(self, chunk: bytes) -> None:
         """Beyond the limit nothing is kept."""
         self._received += len(chunk)
-        if self._received <= BODY_LIMIT_BYTES:
+        if self._received > BODY_LIMIT_BYTES:
+            self._body, self._chunks = b"", None
+            self._error = self._error or BodyTooLargeError(BODY_LIMIT_BYTES)
+        elif self._chunks is not None:
             self._chunks.append(chunk)
-        elif self._error is None:
-            self._chunks.clear()
-            self._error = BodyTooLargeError(BODY_LIMIT_BYTES)
+        elif self._body:
+            self._chunks = [self._body, chunk]
+        else:
+            self._body = chunk
 
     def break_off(self, error: RequestError) -> None:
         """The rest of the body will not come."""
@@ -80,14 +69,14 @@ class Exchange(Request):
 
     def interrupt(self, error: RequestError) -> None:
         """Raise an error where the request waits."""
-        self.timed_out = True
-        if self._driven is not None:
-            self._driven.interrupt(error)
+        if self._coroutine is not None:
+            self._go_on(error)
 
     def abandon(self) -> None:
-        if self._driven is not None:
-            self._driven.abandon()
-            self._driven = None
+        """End it where it waits, without an answer."""
+        if self._coroutine is not None:
+            self._coroutine.close()
+            self._coroutine = None
 
     @property
     def rest_can_be_skipped(self) -> bool:
@@ -95,20 +84,27 @@ class Exchange(Request):
         client that was never told to continue may leave it out (RFC 9110, 10.1.1)."""
         length = self.headers.get(b"content-length")
         is_small = length is not None and int(length) <= BODY_LIMIT_BYTES
-        return self.is_complete or (is_small and b"expect" not in self.headers)
+        return is_small and b"expect" not in self.headers
+
+    def _go_on(self, error: RequestError | None = None) -> None:
+        coroutine = self._coroutine
+        assert coroutine is not None  # noqa: S101 - only a started exchange waits for something
+        try:
+            pending: Pending[Any] = coroutine.throw(error) if error else coroutine.send(None)
+        except StopIteration as end:
+            self._coroutine = None
+            self._finish(self, end.value)
+        else:
+            pending.when_settled(self._go_on)
 
     # As its handler sees it.
 
     async def read_body(self) -> bytes:
         if not self.is_complete and self._error is None:
-            if self._ask is not None and b"expect" in self.headers:
+            if b"expect" in self.headers:
                 self._ask()
             self._pending = Pending()
             await self._pending
         if self._error is not None:
             raise self._error
-        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-
-    def _answered(self, response: Response) -> None:
-        self._driven = None
-        self._finish(self, response)
+        return self._body if self._chunks is None else b"".join(self._chunks)

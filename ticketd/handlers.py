@@ -7,6 +7,7 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+from servicedesk.bucket import bucket_of
 from servicedesk.correlation import correlation_headers
 from ticketd import tickets, validation
 from ticketd.conditional import entity_tag, expected_versions, is_current
@@ -26,7 +27,13 @@ from ticketd.identifiers import (
     first_not_before,
     moment_of,
 )
-from ticketd.messages import JSON_HEADERS, NOT_MODIFIED_HEADERS, Request, Response
+from ticketd.messages import (
+    JSON_HEADERS,
+    NOT_MODIFIED_HEADERS,
+    HeaderBlock,
+    Request,
+    Response,
+)
 from ticketd.representation import page_json, ticket_json
 from ticketd.store import TicketStore
 from ticketd.tickets import Ticket, TicketQuery, Versions
@@ -61,23 +68,24 @@ class TicketHandlers:
         ticket_id = self._identifiers.next()
         ticket = tickets.open_ticket(new, ticket_id, moment_of(ticket_id))
         document = ticket_json(ticket)
+        id_text = str(ticket_id)
         event = TicketEvent(
+            bucket=bucket_of(id_text),
             event_id=self._identifiers.next(),
             event_type=CREATED,
             headers=correlation_headers(request.request_id, request.traceparent),
             payload=document.decode(),
         )
         await self._store.create(ticket, event)
-        location = (b"location", b"/tickets/" + str(ticket_id).encode())
-        return Response(201, JSON_HEADERS, document, ((b"etag", b'"1"'), location))
+        location = (b"location", b"/tickets/" + id_text.encode())
+        return Response(201, JSON_HEADERS, document, HeaderBlock((b"etag", b'"1"'), location))
 
     async def read(self, request: Request) -> Response:
         _refuse_parameters(request)
         ticket = await self._store.get(_ticket_id(request))
         if_none_match = request.headers.get(b"if-none-match")
         if if_none_match is not None and is_current(if_none_match, ticket.version):
-            own = ((b"etag", entity_tag(ticket.version)),)
-            return Response(304, NOT_MODIFIED_HEADERS, b"", own)
+            return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(ticket.version))
         return _answer(ticket)
 
     async def list(self, request: Request) -> Response:
@@ -142,15 +150,14 @@ class TicketHandlers:
 
 
 def _answer(ticket: Ticket) -> Response:
-    own = ((b"etag", entity_tag(ticket.version)),)
-    return Response(200, JSON_HEADERS, ticket_json(ticket), own)
+    return Response(200, JSON_HEADERS, ticket_json(ticket), entity_tag(ticket.version))
 
 
 def _ticket_id(request: Request) -> UUID:
     if not IDENTIFIER.fullmatch(request.path_id):
         message = "must be a UUID, such as 019a8f6e-53c4-7d11-9c1e-5f0a4b7f2d10"
         raise InvalidFieldsError([FieldError(field="id", code="invalid_uuid", message=message)])
-    return UUID(request.path_id)
+    return UUID(int=int(request.path_id.replace("-", ""), 16))
 
 
 def _refuse_parameters(request: Request) -> None:

@@ -7,7 +7,6 @@ their order. Source: RFC 9112 (HTTP/1.1) and RFC 9110, 10.1.1 (100 Continue).
 import asyncio
 import re
 from collections import deque
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
@@ -29,6 +28,8 @@ HEAD_LIMIT_BYTES = 64 * 1024
 # After a last answer, what the client still sends is read for so long: closing at once could take
 # the answer from it (RFC 9112, 9.6).
 LINGER_SECONDS = 2.0
+# An interrupted request that does not end is interrupted again.
+GRACE_SECONDS = 1.0
 # A request line whose method llhttp does not know.
 REQUEST_LINE = re.compile(
     rb"(?:\r\n)?([!#$%&'*+.^_`|~0-9A-Za-z-]{1,200}) (/\S{0,2000}) HTTP/1\.[01]\r\n"
@@ -36,6 +37,7 @@ REQUEST_LINE = re.compile(
 STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE")}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -60,25 +62,27 @@ class Connection(asyncio.Protocol):
     """One client. At most one request is worked on; what else has arrived waits, and nothing more
     is read meanwhile."""
 
+    _transport: asyncio.Transport
+    _active: Exchange | None = None
+    _reading: Exchange | None = None
+    _upgrading: Exchange | None = None
+    _url = b""
+    _headers_bytes = 0
+    _unread_head_bytes = 0
+    _is_starting = False
+    _is_paused = False
+    _is_choked = False
+    # Nothing more is read: a last answer is due, or given and lingered over, or the client is gone.
+    _is_deaf = False
+    _is_lingering = False
+    _has_eof = False
+
     def __init__(self, host: Host) -> None:
         self._host = host
         self._parser = httptools.HttpRequestParser(self)
-        self._transport: asyncio.Transport
         self._waiting: deque[Exchange] = deque()
-        self._active: Exchange | None = None
-        self._reading: Exchange | None = None
-        self._upgrading: Exchange | None = None
-        self._url = b""
         self._headers: dict[bytes, bytes] = {}
-        self._headers_bytes = 0
-        self._unread_head_bytes = 0
         self._since = host.now
-        self._is_starting = False
-        self._is_paused = False
-        self._is_choked = False
-        self._is_deaf = False
-        self._has_eof = False
-        self._is_lingering = False
 
     # The transport.
 
@@ -91,11 +95,14 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
-        if self._active is None and self._reading is None and not self._unread_head_bytes:
-            self._since = self._host.now
         if self._reading is None:
+            if self._active is None and not self._unread_head_bytes:
+                self._since = self._host.now
             self._unread_head_bytes += len(data)
-        self._feed(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._stop_parsing(error, data)
         if self._reading is None and self._unread_head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
         if self._active is not None:
@@ -118,7 +125,6 @@ class Connection(asyncio.Protocol):
         self._is_deaf = True
         self._waiting.clear()
         if self._active is not None:
-            self._host.pipeline.deadlines.leave(self._active)
             self._host.pipeline.count_abandoned()
             self._active.abandon()
             self._active = None
@@ -135,11 +141,20 @@ class Connection(asyncio.Protocol):
 
     # The server.
 
+    @property
+    def is_working(self) -> bool:
+        return self._active is not None
+
     def check(self) -> None:
-        """Close what has stood still for too long."""
-        if self._active is not None and not self._is_choked:
-            return
+        """End what has stood still for too long."""
         stood_seconds = self._host.now - self._since
+        exchange, pipeline = self._active, self._host.pipeline
+        if exchange is not None:
+            limit = pipeline.request_seconds + (GRACE_SECONDS if exchange.timed_out else 0.0)
+            if stood_seconds > limit:
+                exchange.timed_out = True
+                exchange.interrupt(pipeline.overdue(exchange))
+            return
         if self._is_lingering:
             limit = LINGER_SECONDS
         elif self._is_choked or self._unread_head_bytes or self._reading is not None:
@@ -157,41 +172,38 @@ class Connection(asyncio.Protocol):
 
     # The parser.
 
-    def on_message_begin(self) -> None:
-        if self._upgrading is None:
-            self._url = b""
-            self._headers = {}
-            self._headers_bytes = 0
-            self._unread_head_bytes = self._unread_head_bytes or 1
-
     def on_url(self, url: bytes) -> None:
         if self._upgrading is None:
             self._url += url
+        self._unread_head_bytes = self._unread_head_bytes or 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._upgrading is None:
             name = name.lower()
             self._headers_bytes += len(name) + len(value)
-            known = self._headers.get(name)
-            self._headers[name] = value if known is None else known + b", " + value
+            headers = self._headers
+            headers[name] = headers[name] + b", " + value if name in headers else value
 
     def on_headers_complete(self) -> None:
         self._unread_head_bytes = 0
         if self._upgrading is not None:
             self._reading, self._upgrading = self._upgrading, None
             return
-        parser = self._parser
+        parser, headers = self._parser, self._headers
+        method = parser.get_method()
         target, _, query_string = self._url.partition(b"?")
         exchange = Exchange(
-            parser.get_method().decode(),
+            METHODS.get(method) or method.decode(),
             _path(target),
             query_string,
-            self._headers,
+            headers,
             self._headers_bytes,
         )
         exchange.keep_alive = parser.should_keep_alive()
-        exchange.refusal = self._defect()
-        if parser.should_upgrade():
+        if b"host" not in headers or b"," in headers[b"host"] or b"connection" in headers:
+            self._look_closer(exchange)
+        self._url, self._headers, self._headers_bytes = b"", {}, 0
+        if b"upgrade" in headers and parser.should_upgrade():
             self._upgrading = exchange
         else:
             self._reading = exchange
@@ -206,25 +218,33 @@ class Connection(asyncio.Protocol):
             self._reading.is_complete = True
             self._reading = None
 
-    def _feed(self, data: bytes) -> None:
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade as stopped:
-            self._decline_upgrade(data[stopped.args[0] :])
-        except httptools.HttpParserInvalidMethodError:
+    def _look_closer(self, exchange: Exchange) -> None:
+        """RFC 9112, 3.2: one Host, or none of HTTP/1.0, whose connections are not kept alive."""
+        host = exchange.headers.get(b"host")
+        is_old = self._parser.get_http_version() == "1.0"
+        if is_old:
+            exchange.keep_alive = False
+        if host is None and not is_old:
+            exchange.refusal = MalformedRequestError("The request has no Host header")
+        elif host is not None and b"," in host:
+            exchange.refusal = MalformedRequestError("The request has more than one Host header")
+
+    def _stop_parsing(self, error: httptools.HttpParserError, data: bytes) -> None:
+        if isinstance(error, httptools.HttpParserUpgrade):
+            self._decline_upgrade(data[error.args[0] :])
+        elif isinstance(error, httptools.HttpParserInvalidMethodError):
             self._refuse_method(data)
-        except httptools.HttpParserError as error:
+        else:
             self._refuse(MalformedRequestError(f"The request is not HTTP/1.1: {error}"))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on with HTTP/1.1 (RFC 9110, 7.8). llhttp has stopped after the head, so a new parser
         is told how the body is framed and gets the rest."""
         exchange = self._upgrading
-        if exchange is None or exchange.method == "CONNECT":
-            self._upgrading = None
-            if exchange is not None:
-                exchange.is_complete, exchange.keep_alive = True, False
+        if exchange is None:  # CONNECT, which is refused by its method
             self._is_deaf = True
+            for refused in self._waiting:
+                refused.keep_alive = False
             return
         framing = [
             (name, exchange.headers[name])
@@ -232,18 +252,11 @@ class Connection(asyncio.Protocol):
             if name in exchange.headers
         ]
         self._parser = httptools.HttpRequestParser(self)
-        self._feed(b"POST / HTTP/1.1\r\n" + header_lines(framing) + b"\r\n")
-        if rest:
-            self._feed(rest)
-
-    def _defect(self) -> RequestError | None:
-        """RFC 9112, 3.2: one Host, or none of HTTP/1.0."""
-        host = self._headers.get(b"host")
-        if host is None and self._parser.get_http_version() != "1.0":
-            return MalformedRequestError("The request has no Host header")
-        if host is not None and b"," in host:
-            return MalformedRequestError("The request has more than one Host header")
-        return None
+        head = b"POST / HTTP/1.1\r\n" + header_lines(framing) + b"\r\n"
+        try:
+            self._parser.feed_data(head + rest)
+        except httptools.HttpParserError as error:
+            self._stop_parsing(error, head + rest)
 
     def _refuse_method(self, data: bytes) -> None:
         """A method unknown to llhttp gets the answer of any other that a path does not offer."""
@@ -252,21 +265,20 @@ class Connection(asyncio.Protocol):
             self._refuse(MalformedRequestError("The request is not HTTP/1.1: invalid method"))
             return
         target, _, query_string = line[2].partition(b"?")
-        exchange = Exchange(line[1].decode(), _path(target), query_string, {}, 0)
-        self._waiting.append(exchange)
+        self._waiting.append(Exchange(line[1].decode(), _path(target), query_string, {}, 0))
         self._is_deaf = True
 
     def _refuse(self, error: RequestError) -> None:
         """Answer what cannot be read, after everything before it, and read no more."""
         self._is_deaf = True
-        if self._reading is not None:
-            self._reading.break_off(error)
-            if self._reading is not self._active:
-                self._transport.close()
+        if self._reading is None:
+            exchange = Exchange("", "", b"", {}, 0)
+            exchange.refusal = error
+            self._waiting.append(exchange)
             return
-        exchange = Exchange("", "", b"", {}, 0)
-        exchange.refusal = error
-        self._waiting.append(exchange)
+        self._reading.break_off(error)
+        if self._reading is not self._active and self._reading not in self._waiting:
+            self._transport.close()
 
     # The answers.
 
@@ -276,9 +288,8 @@ class Connection(asyncio.Protocol):
         self._is_starting = True
         while self._waiting and self._active is None and not self._is_choked:
             exchange = self._active = self._waiting.popleft()
-            pipeline = self._host.pipeline
-            pipeline.deadlines.enter(exchange, self._expire)
-            exchange.start(pipeline, self._answer, self._ask_for_body)
+            self._since = self._host.now
+            exchange.start(self._host.pipeline, self._answer, self._ask_for_body)
         self._is_starting = False
         if bool(self._waiting) != self._is_paused:
             self._is_paused = not self._is_paused
@@ -289,10 +300,13 @@ class Connection(asyncio.Protocol):
 
     def _answer(self, exchange: Exchange, response: Response) -> None:
         host = self._host
-        host.pipeline.deadlines.leave(exchange)
         self._active = None
         self._since = host.now
-        is_last = not exchange.keep_alive or host.is_stopping or not exchange.rest_can_be_skipped
+        is_last = (
+            not exchange.keep_alive
+            or host.is_stopping
+            or not (exchange.is_complete or exchange.rest_can_be_skipped)
+        )
         self._transport.write(_bytes(exchange, response, host.date_line, is_last=is_last))
         if is_last:
             self._end(exchange)
@@ -312,10 +326,6 @@ class Connection(asyncio.Protocol):
     def _ask_for_body(self) -> None:
         self._transport.write(CONTINUE)
 
-    def _expire(self) -> None:
-        if self._active is not None:
-            self._active.interrupt(self._host.pipeline.overdue(self._active))
-
 
 def _path(target: bytes) -> str:
     """The path of origin-form, absolute-form or any other target (RFC 9112, 3.2), decoded."""
@@ -330,86 +340,13 @@ def _path(target: bytes) -> str:
 
 def _bytes(exchange: Exchange, response: Response, date_line: bytes, *, is_last: bool) -> bytes:
     body = response.body
-    length = b"" if response.status == 304 else b"content-length: %d\r\n" % len(body)
     return b"%b%b%b%b%bx-request-id: %b\r\n%b\r\n%b" % (
         STATUS_LINES[response.status],
         response.common.lines,
-        header_lines(response.own) if response.own else b"",
-        length,
+        response.own.lines,
+        b"" if response.status == 304 else b"content-length: %d\r\n" % len(body),
         date_line,
         exchange.request_id.encode(),
         b"connection: close\r\n" if is_last else b"",
         b"" if exchange.method == "HEAD" else body,
     )
-
-
-class HttpServer:
-    """Listens on an address with connections that come and go, until it is stopped.
-
-    `wall_clock` is time.time, `format_date` writes it as RFC 9110, 5.6.7 says.
-    """
-
-    def __init__(
-        self,
-        pipeline: Pipeline,
-        *,
-        header_seconds: float,
-        idle_seconds: float,
-        connection_limit: int,
-        wall_clock: Callable[[], float],
-        format_date: Callable[[float], str],
-    ) -> None:
-        self.pipeline = pipeline
-        self.header_seconds = header_seconds
-        self.idle_seconds = idle_seconds
-        self.is_stopping = False
-        self._limit = connection_limit
-        self._wall_clock = wall_clock
-        self._format_date = format_date
-        self._connections: set[Connection] = set()
-        self._gone = asyncio.Event()
-        self.now = 0.0
-        self.date_line = b""
-        self._look_at_clocks()
-
-    async def start(self, host: str, port: int, *, backlog: int) -> int:
-        """Returns the port, for which 0 lets the system choose. Several processes may listen on one
-        address, and share its clients. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            lambda: Connection(self), host, port, backlog=backlog, reuse_port=True
-        )
-        chosen: int = self._listener.sockets[0].getsockname()[1]
-        return chosen
-
-    async def sweep(self) -> None:
-        """Runs until it is cancelled: keeps the clocks and the time limits of connections."""
-        pause = min(0.5, self.header_seconds / 5, self.idle_seconds / 5)
-        while True:
-            await asyncio.sleep(pause)
-            self._look_at_clocks()
-            for connection in list(self._connections):
-                connection.check()
-
-    async def stop(self) -> None:
-        """Take no new connections, close idle ones, return when every request is answered."""
-        self.is_stopping = True
-        self._listener.close()
-        for connection in list(self._connections):
-            connection.close_when_idle()
-        while self._connections:
-            self._gone.clear()
-            await self._gone.wait()
-
-    def enter(self, connection: Connection) -> bool:
-        self._connections.add(connection)
-        return len(self._connections) <= self._limit
-
-    def leave(self, connection: Connection) -> None:
-        self._connections.discard(connection)
-        self._gone.set()
-
-    def _look_at_clocks(self) -> None:
-        self.now = asyncio.get_running_loop().time()
-        date = self._format_date(self._wall_clock())
-        self.date_line = f"date: {date}\r\n".encode()

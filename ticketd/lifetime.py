@@ -51,7 +51,7 @@ class Lifetime:
         store: TicketStore,
         readiness: Readiness,
         background: Sequence[Background],
-        flush: Callable[[], None],
+        flush: Sequence[Callable[[], None]],
         end: Callable[[], None],
         log: Log,
     ) -> None:
@@ -82,7 +82,8 @@ class Lifetime:
             task.cancel()
         # Bounded, because a statement that is cancelled waits for its server's word.
         await asyncio.wait(self._tasks, timeout=STOP_SECONDS)
-        self._flush()
+        for flush in self._flush:
+            flush()
         await self._store.close()
 
     def _report_end(self, task: asyncio.Task[None]) -> None:

@@ -11,7 +11,7 @@ NOT_STORED = (b"cache-control", b"no-store")
 
 
 class HeaderBlock:
-    """Headers that many responses have in common, as pairs and as the lines of HTTP/1.1."""
+    """Some headers of a response, as pairs and as the lines of HTTP/1.1."""
 
     __slots__ = ("lines", "pairs")
 
@@ -24,6 +24,7 @@ def header_lines(pairs: Sequence[Header]) -> bytes:
     return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
 
 
+NO_HEADERS = HeaderBlock()
 # A ticket may be kept, and must be asked for again with If-None-Match.
 REVALIDATED = (b"cache-control", b"private, no-cache")
 JSON_HEADERS = HeaderBlock((b"content-type", b"application/json"), NOSNIFF, REVALIDATED)
@@ -37,7 +38,7 @@ class Response:
     __slots__ = ("body", "common", "own", "status")
 
     def __init__(
-        self, status: int, common: HeaderBlock, body: bytes, own: Sequence[Header] = ()
+        self, status: int, common: HeaderBlock, body: bytes, own: HeaderBlock = NO_HEADERS
     ) -> None:
         self.status = status
         self.common = common
@@ -52,19 +53,13 @@ class Request:
     by commas (RFC 9110, 5.3). `headers_bytes` are those of all names and values.
     """
 
-    __slots__ = (
-        "caller",
-        "headers",
-        "headers_bytes",
-        "method",
-        "path",
-        "path_id",
-        "query_string",
-        "reading_body",
-        "request_id",
-        "timed_out",
-        "traceparent",
-    )
+    # What a request does not change costs it nothing in the class.
+    path_id = ""
+    caller: Caller = ANYONE
+    request_id = ""
+    traceparent = ""
+    reading_body = False
+    timed_out = False
 
     def __init__(
         self,
@@ -79,12 +74,6 @@ class Request:
         self.query_string = query_string
         self.headers = headers
         self.headers_bytes = headers_bytes
-        self.path_id = ""
-        self.caller: Caller = ANYONE
-        self.request_id = ""
-        self.traceparent = ""
-        self.reading_body = False
-        self.timed_out = False
 
     async def body(self) -> bytes:
         """The whole body, at most BODY_LIMIT_BYTES.

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from servicedesk.correlation import continue_trace, sane_request_id
 from servicedesk.logs import Log
 from ticketd.access_log import AccessLog
-from ticketd.deadlines import Deadlines
 from ticketd.errors import (
     ANSWERS,
     BodyTimeoutError,
@@ -34,7 +33,8 @@ class Pipeline:
     """From a request to its response, whichever server brings the one and takes the other.
 
     `authenticate` turns an Authorization header into a caller or raises UnauthenticatedError;
-    without it everybody may do everything. Whoever calls `answer` keeps the `deadlines`.
+    without it everybody may do everything. Whoever calls `answer` ends it after
+    `request_seconds`.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Pipeline:
         router: Router,
         authenticate: Callable[[bytes | None], Caller] | None,
         readiness: Readiness,
-        deadlines: Deadlines,
+        request_seconds: float,
         metrics: Metrics,
         access_log: AccessLog | None,
         log: Log,
@@ -52,7 +52,7 @@ class Pipeline:
         random_bytes: Callable[[int], bytes],
         random: Callable[[], float],
     ) -> None:
-        self.deadlines = deadlines
+        self.request_seconds = request_seconds
         self._router = router
         self._authenticate = authenticate
         self._readiness = readiness
@@ -88,7 +88,7 @@ class Pipeline:
 
     def overdue(self, request: Request) -> RequestError:
         """What to raise where a request waits for longer than it may."""
-        seconds = self.deadlines.seconds
+        seconds = self.request_seconds
         if request.reading_body:
             return BodyTimeoutError(seconds)
         return DatabaseUnavailableError(
@@ -97,11 +97,14 @@ class Pipeline:
 
     def refuse_unread(self, error: RequestError, request: Request) -> Response:
         """The answer to what could not be read as a request."""
-        request.request_id = self._random_bytes(16).hex()
-        request.traceparent = continue_trace(None, self._random_bytes)
+        self._correlate_anew(request)
         response = self._refuse(error, request)
         self._record(request, None, response, 0.0)
         return response
+
+    def report_working(self, count: int) -> None:
+        """How many requests are under way."""
+        self._metrics.in_flight.set(count)
 
     def count_abandoned(self) -> None:
         """A client went away before its answer."""
@@ -110,15 +113,24 @@ class Pipeline:
     def _correlate(self, request: Request) -> None:
         headers = request.headers
         given = headers.get(b"x-request-id")
-        found = None if given is None else sane_request_id(given.decode("latin-1"))
-        request.request_id = found or self._random_bytes(16).hex()
         parent = headers.get(b"traceparent")
-        request.traceparent = continue_trace(
-            None if parent is None else parent.decode("latin-1"), self._random_bytes
-        )
+        if given is None and parent is None:
+            self._correlate_anew(request)
+        else:
+            found = None if given is None else sane_request_id(given.decode("latin-1"))
+            request.request_id = found or self._random_bytes(16).hex()
+            request.traceparent = continue_trace(
+                None if parent is None else parent.decode("latin-1"), self._random_bytes
+            )
         if request.headers_bytes > HEADERS_LIMIT_BYTES:
             name, value = max(headers.items(), key=lambda header: len(header[0]) + len(header[1]))
             raise HeadersTooLargeError(HEADERS_LIMIT_BYTES, name.decode("latin-1"), len(value))
+
+    def _correlate_anew(self, request: Request) -> None:
+        """A new trace, whose id is the request's as well."""
+        digits = self._random_bytes(24).hex()
+        request.request_id = digits[:32]
+        request.traceparent = f"00-{digits[:32]}-{digits[32:]}-00"
 
     def _admit(self, request: Request, route: Route) -> None:
         scope = route.scope

@@ -1,13 +1,12 @@
-"""A result on its way, and a coroutine that waits for it without a task.
+"""A result on its way: what a request waits for, its body or the statement that carries it.
 
-A request waits once or twice, for its body and for the statement that carries it. A task costs two
-turns of the event loop for each wait and a place in its books; driven by hand, the coroutine goes
-on in the very call that settles what it waits for. Under a task, as other ASGI servers have it, the
-same wait behaves like a future.
+A coroutine that is driven by hand (see ticketd/exchange.py) gets the Pending itself and goes on in
+the very call that settles it. Under a task, as other ASGI servers have it, the same wait behaves
+like a future.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Generator
+from collections.abc import Callable, Generator
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -71,40 +70,3 @@ class Pending(Generic[Result]):
 
         self._resume = resume
         return future
-
-
-class Driven(Generic[Result]):
-    """A coroutine driven by hand from one Pending to the next; it may await nothing else.
-
-    `finish` gets what it returns. The coroutine must not raise: its errors are its own to answer.
-    """
-
-    __slots__ = ("_coroutine", "_finish")
-
-    def __init__(
-        self, coroutine: Coroutine[Any, None, Result], finish: Callable[[Result], None]
-    ) -> None:
-        self._coroutine = coroutine
-        self._finish = finish
-
-    def advance(self) -> None:
-        """Run it to its next wait or to its end. Call it outside of any task."""
-        try:
-            pending: Pending[Any] = self._coroutine.send(None)
-        except StopIteration as end:
-            self._finish(end.value)
-        else:
-            pending.when_settled(self.advance)
-
-    def interrupt(self, error: Exception) -> None:
-        """Raise an error where it waits."""
-        try:
-            pending: Pending[Any] = self._coroutine.throw(error)
-        except StopIteration as end:
-            self._finish(end.value)
-        else:
-            pending.when_settled(self.advance)
-
-    def abandon(self) -> None:
-        """End it where it waits; `finish` is not called."""
-        self._coroutine.close()

@@ -17,12 +17,12 @@ RETRY_SECONDS = (1, 4)
 def problem(error: RequestError, request: Request, random: Callable[[], float]) -> Response:
     """The answer of an expected failure. `random` is uniform in [0, 1) and spreads Retry-After."""
     answer = ANSWERS[type(error)]
-    headers = [*error.headers]
+    headers = list(error.headers)
     if answer.status == 503:
         low, high = RETRY_SECONDS
         headers.append((b"retry-after", b"%d" % (low + int(random() * (high - low + 1)))))
     body = _body(answer, str(error), request, error.errors)
-    return Response(answer.status, PROBLEM, body, headers)
+    return Response(answer.status, PROBLEM, body, HeaderBlock(*headers))
 
 
 def internal_error(request: Request) -> Response:

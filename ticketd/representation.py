@@ -16,7 +16,9 @@ def timestamp(moment: datetime) -> str:
 
 
 def members(ticket: Ticket) -> dict[str, Any]:
-    created_at = timestamp(ticket.created_at)
+    """For orjson with OPT_UTC_Z."""
+    created_at, updated_at, closed_at = ticket.created_at, ticket.updated_at, ticket.closed_at
+    # orjson writes a moment as `timestamp` does, and faster, unless its microseconds are zero.
     return {
         "id": ticket.id,
         "title": ticket.title,
@@ -26,20 +28,20 @@ def members(ticket: Ticket) -> dict[str, Any]:
         "requester": ticket.requester,
         "assignee": ticket.assignee,
         "version": ticket.version,
-        "created_at": created_at,
-        # Most tickets are read as they were created, and writing a time is what costs most here.
-        "updated_at": created_at
-        if ticket.updated_at == ticket.created_at
-        else timestamp(ticket.updated_at),
-        "closed_at": None if ticket.closed_at is None else timestamp(ticket.closed_at),
+        "created_at": created_at if created_at.microsecond else timestamp(created_at),
+        "updated_at": updated_at if updated_at.microsecond else timestamp(updated_at),
+        "closed_at": closed_at
+        if closed_at is None or closed_at.microsecond
+        else timestamp(closed_at),
     }
 
 
 def ticket_json(ticket: Ticket) -> bytes:
-    return orjson.dumps(members(ticket))
+    return orjson.dumps(members(ticket), option=orjson.OPT_UTC_Z)
 
 
 def page_json(tickets: Sequence[Ticket], next_cursor: str | None) -> bytes:
     return orjson.dumps(
-        {"items": [members(ticket) for ticket in tickets], "next_cursor": next_cursor}
+        {"items": [members(ticket) for ticket in tickets], "next_cursor": next_cursor},
+        option=orjson.OPT_UTC_Z,
     )

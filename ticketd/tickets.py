@@ -55,8 +55,7 @@ class Ticket(NamedTuple):
     closed_at: datetime | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTicket:
+class NewTicket(NamedTuple):
     """What a client says about a ticket that does not exist yet; every value is valid."""
 
     title: str

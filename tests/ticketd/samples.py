@@ -7,7 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from servicedesk.bucket import bucket_of
 from servicedesk.database import connect
+from servicedesk.queue.row import queue_key
 from ticketd.events import TicketEvent, change_event
 from ticketd.identifiers import HIGHEST, LOWEST, IdentifierSource, moment_of
 from ticketd.representation import ticket_json
@@ -38,6 +40,7 @@ def a_ticket(**members: Any) -> Ticket:
 
 def created(ticket: Ticket) -> TicketEvent:
     return TicketEvent(
+        bucket=bucket_of(queue_key(ticket.id)),
         event_id=IDENTIFIERS.next(),
         event_type="ticket.created",
         headers=HEADERS,

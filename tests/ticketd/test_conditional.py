@@ -40,4 +40,5 @@ def test_caller_with_anything_else_is_not_current(tags: bytes) -> None:
 
 
 def test_tag_of_a_version_is_its_number_in_quotes() -> None:
-    assert entity_tag(12) == b'"12"'
+    assert entity_tag(12).pairs == ((b"etag", b'"12"'),)
+    assert entity_tag(12).lines == b'etag: "12"\r\n'

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from functools import partial
 
 import psycopg
@@ -190,7 +189,7 @@ def test_row_that_the_driver_cannot_send_alone_fails_and_the_lane_goes_on(
             first = lanes.submit(creation())
             await gate.entered.wait()
             sendable = creation()
-            unsendable = replace(sendable, ticket=sendable.ticket._replace(title="\ud800"))
+            unsendable = sendable._replace(ticket=sendable.ticket._replace(title="\ud800"))
             others = [lanes.submit(item) for item in (creation(), unsendable, creation())]
             gate.open.set()
             await first

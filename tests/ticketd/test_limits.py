@@ -219,10 +219,10 @@ def test_unmigrated_database_becomes_ready_by_itself(empty_database_url: str) ->
 
         await until(is_ready)
         await app.create()
-        assert [line["event"] for line in app.lines if line["event"].startswith("database_")] == [
-            "database_not_ready",
-            "database_ready",
-        ]
+        told = [line["event"] for line in app.lines if line["event"].startswith("database_")]
+        # A look in the midst of the migration finds another version, which is told too.
+        assert set(told[:-1]) == {"database_not_ready"}
+        assert told[-1] == "database_ready"
 
     on_app({"DATABASE_URL": empty_database_url}, act)
 
