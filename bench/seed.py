@@ -18,7 +18,8 @@ from ticketd.tickets import PRIORITIES, STATUSES
 TEMPLATE = "seeded"
 # Far enough back that new tickets come after all of them.
 FIRST = datetime(2026, 1, 1, tzinfo=UTC)
-STEP = timedelta(seconds=20)
+# Not a whole number of seconds: a real ticket is hardly ever created at the full second.
+STEP = timedelta(seconds=20, milliseconds=7)
 DESCRIPTION = "Горит красная лампа, в лотке есть бумага. Перезапуск не помог. " * 3
 PEOPLE = [f"{name}@example.org" for name in ("ivan.sidorov", "мария.ким", "olga.b", "lev.t")]
 COLUMNS = (

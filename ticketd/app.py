@@ -47,14 +47,15 @@ def create_app() -> Application:
     config = Config.from_environment(os.environ)
     log = Log("ticketd", level=config.log_level)
     capture_library_logs(log)
-    app = build_app(config, log)
+    app = build_app(config, log, in_tasks=True)
     collect_less_often()
     return app
 
 
-def build_app(config: Config, log: Log) -> Application:
+def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
+    """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
-    store, background = _store(config, metrics, log)
+    store, background = _store(config, metrics, log, in_tasks=in_tasks)
     readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
     access_log = AccessLog(log.write_raw) if config.access_log else None
     tokens = config.tokens_file and TokenFile(config.tokens_file, time.monotonic, log)
@@ -105,7 +106,9 @@ def collect_less_often() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _store(config: Config, metrics: Metrics, log: Log) -> tuple[TicketStore, list[Background]]:
+def _store(
+    config: Config, metrics: Metrics, log: Log, *, in_tasks: bool
+) -> tuple[TicketStore, list[Background]]:
     """The store, and what has to run beside it."""
     if config.database_url is None:
         log.warning("memory_store", reason="no DATABASE_URL: no outbox, and tickets vanish")
@@ -114,6 +117,8 @@ def _store(config: Config, metrics: Metrics, log: Log) -> tuple[TicketStore, lis
     store = PostgresTicketStore(
         lanes=LaneSettings(
             connect=_connect(config.database_url, "ticketd lane"),
+            in_tasks=in_tasks,
+            now=time.monotonic,
             lanes=config.lanes,
             most=config.batch_limit,
             queue_limit=config.queue_limit,

@@ -38,6 +38,7 @@ STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
 METHODS = {method.encode(): method for method in ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE")}
+STOPS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -99,10 +100,11 @@ class Connection(asyncio.Protocol):
             if self._active is None and not self._unread_head_bytes:
                 self._since = self._host.now
             self._unread_head_bytes += len(data)
+        before = len(self._waiting)
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError as error:
-            self._stop_parsing(error, data)
+        except STOPS as error:
+            self._stop_parsing(error, data, is_first=len(self._waiting) == before)
         if self._reading is None and self._unread_head_bytes > HEAD_LIMIT_BYTES:
             self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
         if self._active is not None:
@@ -228,18 +230,21 @@ class Connection(asyncio.Protocol):
             exchange.refusal = MalformedRequestError("The request has no Host header")
         elif host is not None and b"," in host:
             exchange.refusal = MalformedRequestError("The request has more than one Host header")
+        if exchange.refusal is not None:
+            exchange.keep_alive = False
 
-    def _stop_parsing(self, error: httptools.HttpParserError, data: bytes) -> None:
+    def _stop_parsing(self, error: Exception, data: bytes, *, is_first: bool) -> None:
+        """`is_first` when no head of `data` was over before."""
         if isinstance(error, httptools.HttpParserUpgrade):
             self._decline_upgrade(data[error.args[0] :])
-        elif isinstance(error, httptools.HttpParserInvalidMethodError):
+        elif is_first and isinstance(error, httptools.HttpParserInvalidMethodError):
             self._refuse_method(data)
         else:
             self._refuse(MalformedRequestError(f"The request is not HTTP/1.1: {error}"))
 
     def _decline_upgrade(self, rest: bytes) -> None:
         """Go on with HTTP/1.1 (RFC 9110, 7.8). llhttp has stopped after the head, so a new parser
-        is told how the body is framed and gets the rest."""
+        is told how the body is framed and gets the rest, in which nobody offers that again."""
         exchange = self._upgrading
         if exchange is None:  # CONNECT, which is refused by its method
             self._is_deaf = True
@@ -255,8 +260,13 @@ class Connection(asyncio.Protocol):
         head = b"POST / HTTP/1.1\r\n" + header_lines(framing) + b"\r\n"
         try:
             self._parser.feed_data(head + rest)
+        except httptools.HttpParserUpgrade:
+            self._is_deaf = True
+            refused = self._waiting[-1]
+            refused.refusal = MalformedRequestError("The request offers an upgrade in a pipeline")
+            refused.keep_alive = False
         except httptools.HttpParserError as error:
-            self._stop_parsing(error, head + rest)
+            self._stop_parsing(error, head + rest, is_first=False)
 
     def _refuse_method(self, data: bytes) -> None:
         """A method unknown to llhttp gets the answer of any other that a path does not offer."""

@@ -15,7 +15,7 @@ import psycopg
 
 from servicedesk.database import AWAY
 from ticketd.errors import DatabaseUnavailableError, OverloadedError
-from ticketd.pending import Pending, Result
+from ticketd.pending import Pending, Result, TaskPending
 from ticketd.wire import Connection, Wire
 
 Item = TypeVar("Item")
@@ -36,7 +36,7 @@ class BatchObserver(Protocol):
 
 
 class Waiting(Pending[Result], Generic[Item, Result]):
-    """A request in the queue, since a time by the loop's clock; over when it was given up."""
+    """A request in the queue, since a time by the monotonic clock; over when it was given up."""
 
     __slots__ = ("item", "since")
 
@@ -46,11 +46,23 @@ class Waiting(Pending[Result], Generic[Item, Result]):
         self.since = since
 
 
+class TaskWaiting(Waiting[Item, Result], TaskPending[Result]):
+    """The same, awaited in a task."""
+
+    __slots__ = ()
+
+    __await__ = TaskPending.__await__
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaneSettings:
-    """`most` bounds the requests of one batch, `queue_limit` those that wait to be taken."""
+    """`most` bounds the requests of one batch, `queue_limit` those that wait to be taken.
+    `in_tasks` says that results are awaited in tasks, and not by coroutines driven by hand.
+    `now` is monotonic, in seconds."""
 
     connect: Callable[[], Awaitable[Connection]]
+    in_tasks: bool
+    now: Callable[[], float]
     lanes: int
     most: int
     queue_limit: int
@@ -78,6 +90,8 @@ class Lanes(Generic[Item, Result]):
         self._key = key
         self._doubt = doubt
         self._connect = settings.connect
+        self._now = settings.now
+        self._waiting: type[Waiting[Item, Result]] = TaskWaiting if settings.in_tasks else Waiting
         self._work = work
         self._lanes = settings.lanes
         self._most = settings.most
@@ -94,7 +108,7 @@ class Lanes(Generic[Item, Result]):
         """
         if len(self._queue) >= self._queue_limit:
             raise OverloadedError
-        waiting: Waiting[Item, Result] = Waiting(item, asyncio.get_running_loop().time())
+        waiting = self._waiting(item, self._now())
         self._queue.append(waiting)
         if self._idle:
             # The lane that was busy last: a small load keeps to few connections.
@@ -152,8 +166,7 @@ class Lanes(Generic[Item, Result]):
 
     async def _carry_out(self, link: "Link", batch: list[Waiting[Item, Result]]) -> None:
         """Settle all of the batch."""
-        loop = asyncio.get_running_loop()
-        taken_at = loop.time()
+        taken_at = self._now()
         repeated = False
         while True:
             try:
@@ -162,7 +175,7 @@ class Lanes(Generic[Item, Result]):
             except UNREACHABLE as error:
                 self._observer.failure("away")
                 await link.cut()
-                if loop.time() - taken_at >= self._retry_seconds:
+                if self._now() - taken_at >= self._retry_seconds:
                     _fail(batch, DatabaseUnavailableError(), error)
                     return
                 repeated = True
@@ -171,12 +184,12 @@ class Lanes(Generic[Item, Result]):
                 await self._split(link, batch, error)
                 return
             else:
-                now = loop.time()
-                self._observer.batch(len(batch), taken_at - batch[0].since, now - taken_at)
+                waited, took = taken_at - batch[0].since, self._now() - taken_at
+                self._observer.batch(len(batch), waited, took)
                 if repeated:
                     results = [self._doubt(result) for result in results]
                 # In a turn of its own: the next statement is on its way while these are answered.
-                loop.call_soon(_settle, batch, results)
+                asyncio.get_running_loop().call_soon(_settle, batch, results)
                 return
 
     async def _split(

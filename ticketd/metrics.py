@@ -33,44 +33,58 @@ class DatabaseState(IntEnum):
     OK = 1
 
 
-class RouteMetrics:
-    """The metrics of one method and route, tallied here and handed over by `flush`: one hand-over
-    writes to the shared files what would otherwise be three writes a request."""
+class Tally:
+    """Observations of a histogram, counted here and handed over by `flush`: one hand-over writes to
+    the shared files what would otherwise be two writes each time."""
 
-    __slots__ = ("_counts", "_labels", "_requests", "_seconds", "_statuses", "_sum")
+    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def flush(self) -> None:
+        """The library has no public way to add more than one observation at once; a test holds this
+        against its `observe`."""
+        if any(self._counts):
+            self._histogram._sum.inc(self._sum)  # noqa: SLF001
+            for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001
+                bucket.inc(count)
+            self._counts = [0] * len(self._counts)
+            self._sum = 0.0
+
+
+class RouteMetrics:
+    """The metrics of one method and route. Their label values appear with the first request."""
+
+    __slots__ = ("_labels", "_requests", "_seconds", "_statuses", "_tally")
 
     def __init__(self, requests: Counter, seconds: Histogram, method: str, route: str) -> None:
         self._requests = requests
         self._seconds = seconds
         self._labels = (method, route)
         self._statuses: dict[int, int] = {}
-        self._counts = [0] * (len(SECONDS_BUCKETS) + 1)
-        self._sum = 0.0
+        self._tally: Tally | None = None
 
     def observe(self, status: int, seconds: float) -> None:
         statuses = self._statuses
         statuses[status] = statuses.get(status, 0) + 1
-        self._counts[bisect_left(SECONDS_BUCKETS, seconds)] += 1
-        self._sum += seconds
+        if self._tally is None:
+            self._tally = Tally(self._seconds.labels(*self._labels), SECONDS_BUCKETS)
+        self._tally.observe(seconds)
 
     def flush(self) -> None:
-        if not self._statuses:
-            return
         for status, count in self._statuses.items():
             self._requests.labels(*self._labels, str(status)).inc(count)
-        add_tally(self._seconds.labels(*self._labels), self._counts, self._sum)
         self._statuses.clear()
-        self._counts = [0] * len(self._counts)
-        self._sum = 0.0
-
-
-def add_tally(histogram: Histogram, counts: Sequence[int], total: float) -> None:
-    """As many observations as `counts` says for each bucket, whose sum is `total`. The library has
-    no public way to add more than one at once; a test holds this against its `observe`."""
-    histogram._sum.inc(total)  # noqa: SLF001
-    for bucket, count in zip(histogram._buckets, counts, strict=True):  # noqa: SLF001
-        if count:
-            bucket.inc(count)
+        if self._tally is not None:
+            self._tally.flush()
 
 
 class BatchMetrics:
@@ -81,9 +95,9 @@ class BatchMetrics:
     def __init__(
         self, size: Histogram, wait: Histogram, seconds: Histogram, errors: Counter
     ) -> None:
-        self._size = size
-        self._wait = wait
-        self._seconds = seconds
+        self._size = Tally(size, SIZE_BUCKETS)
+        self._wait = Tally(wait, SECONDS_BUCKETS)
+        self._seconds = Tally(seconds, SECONDS_BUCKETS)
         self._errors = errors
 
     def batch(self, size: int, waited_seconds: float, took_seconds: float) -> None:
@@ -94,13 +108,17 @@ class BatchMetrics:
     def failure(self, kind: str) -> None:
         self._errors.labels(kind).inc()
 
+    def flush(self) -> None:
+        for tally in (self._size, self._wait, self._seconds):
+            tally.flush()
+
 
 class Metrics:
     """All metrics of one worker, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._routes: list[RouteMetrics] = []
+        self._tallied: list[RouteMetrics | BatchMetrics] = []
         self._requests = Counter(
             "ticketd_http_requests_total",
             "Requests answered",
@@ -151,20 +169,23 @@ class Metrics:
     def route(self, method: str, route: str) -> RouteMetrics:
         """Shows what was observed after the next `flush`."""
         metrics = RouteMetrics(self._requests, self._seconds, method, route)
-        self._routes.append(metrics)
+        self._tallied.append(metrics)
         return metrics
 
     def flush(self) -> None:
-        for route in self._routes:
-            route.flush()
+        for metrics in self._tallied:
+            metrics.flush()
 
     def batches(self, kind: str) -> BatchMetrics:
-        return BatchMetrics(
+        """As `route`."""
+        metrics = BatchMetrics(
             self._batch_size.labels(kind),
             self._batch_wait.labels(kind),
             self._statement.labels(kind),
             self.database_errors,
         )
+        self._tallied.append(metrics)
+        return metrics
 
     async def keep_flushed(self) -> None:
         """Runs until it is cancelled."""

@@ -1,8 +1,7 @@
 """A result on its way: what a request waits for, its body or the statement that carries it.
 
-A coroutine that is driven by hand (see ticketd/exchange.py) gets the Pending itself and goes on in
-the very call that settles it. Under a task, as other ASGI servers have it, the same wait behaves
-like a future.
+Two ways to wait: a coroutine that is driven by hand (see ticketd/exchange.py) gets the Pending
+itself and goes on in the very call that settles it; a task waits as for a future.
 """
 
 import asyncio
@@ -13,7 +12,8 @@ Result = TypeVar("Result")
 
 
 class Pending(Generic[Result]):
-    """Awaited by one coroutine at most. `is_over` once it is settled, or once nobody waits."""
+    """Awaited by one coroutine at most, driven by hand. `is_over` once it is settled, or once
+    nobody waits."""
 
     __slots__ = ("_error", "_result", "_resume", "is_over")
 
@@ -51,22 +51,28 @@ class Pending(Generic[Result]):
     def __await__(self) -> Generator[Any, None, Result]:
         if not self.is_over:
             try:
-                if asyncio.current_task() is None:
-                    yield self
-                else:
-                    yield from self._future().__await__()
+                yield self
             finally:
                 self.is_over = True
+        return self._outcome()
+
+    def _outcome(self) -> Result:
         if self._error is not None:
             raise self._error
         return self._result
 
-    def _future(self) -> "asyncio.Future[None]":
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-        def resume() -> None:
-            if not future.done():
-                future.set_result(None)
+class TaskPending(Pending[Result]):
+    """A Pending that is awaited in a task."""
 
-        self._resume = resume
-        return future
+    __slots__ = ()
+
+    def __await__(self) -> Generator[Any, None, Result]:
+        if not self.is_over:
+            future = asyncio.get_running_loop().create_future()
+            self.when_settled(lambda: None if future.done() else future.set_result(None))
+            try:
+                yield from future.__await__()
+            finally:
+                self.is_over = True
+        return self._outcome()

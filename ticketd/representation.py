@@ -12,22 +12,36 @@ from ticketd.tickets import Ticket
 def timestamp(moment: datetime) -> str:
     """A UTC moment as RFC 3339 with microseconds and a Z (what servicedesk.event.rfc3339 writes,
     more cheaply: the offset is known to be +00:00)."""
-    return moment.isoformat(timespec="microseconds")[:26] + "Z"
+    if moment.microsecond:
+        return moment.isoformat()[:26] + "Z"
+    return moment.isoformat()[:19] + ".000000Z"
 
 
 def members(ticket: Ticket) -> dict[str, Any]:
     """For orjson with OPT_UTC_Z."""
-    created_at, updated_at, closed_at = ticket.created_at, ticket.updated_at, ticket.closed_at
+    (
+        ticket_id,
+        title,
+        description,
+        status,
+        priority,
+        requester,
+        assignee,
+        version,
+        created_at,
+        updated_at,
+        closed_at,
+    ) = ticket
     # orjson writes a moment as `timestamp` does, and faster, unless its microseconds are zero.
     return {
-        "id": ticket.id,
-        "title": ticket.title,
-        "description": ticket.description,
-        "status": ticket.status,
-        "priority": ticket.priority,
-        "requester": ticket.requester,
-        "assignee": ticket.assignee,
-        "version": ticket.version,
+        "id": ticket_id,
+        "title": title,
+        "description": description,
+        "status": status,
+        "priority": priority,
+        "requester": requester,
+        "assignee": assignee,
+        "version": version,
         "created_at": created_at if created_at.microsecond else timestamp(created_at),
         "updated_at": updated_at if updated_at.microsecond else timestamp(updated_at),
         "closed_at": closed_at

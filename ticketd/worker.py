@@ -27,7 +27,7 @@ async def _serve(config: Config, address: Address, log: Log) -> int:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    app = build_app(config, log)
+    app = build_app(config, log, in_tasks=False)
     server = build_server(config, app.pipeline)
     collect_less_often()
     sweeping = asyncio.create_task(server.sweep())

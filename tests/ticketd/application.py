@@ -14,6 +14,7 @@ from servicedesk.logs import Log
 from ticketd.app import build_app, build_server
 from ticketd.asgi import Application, Message
 from ticketd.config import Config
+from ticketd.listener import HttpServer
 
 NEW = {"title": "Принтер не печатает 🖨️", "requester": "анна@example.org"}
 
@@ -23,6 +24,7 @@ class Running:
     """An application behind its own HTTP server. `lines` are the JSON lines logged so far."""
 
     app: Application
+    server: HttpServer
     client: httpx.AsyncClient
     stream: io.StringIO
 
@@ -51,18 +53,28 @@ async def running(environment: Mapping[str, str] | None = None) -> AsyncIterator
     """Build the application from an environment, start it, and stop it at the end."""
     stream = io.StringIO()
     config = Config.from_environment({"LOG_LEVEL": "debug"} | dict(environment or {}))
-    app = build_app(config, Log("ticketd", level=config.log_level, stream=stream))
+    app = build_app(config, Log("ticketd", level=config.log_level, stream=stream), in_tasks=False)
     server = build_server(config, app.pipeline)
     await app.service.start()
     sweeping = asyncio.create_task(server.sweep())
     try:
         url = f"http://127.0.0.1:{await server.start('127.0.0.1', 0, backlog=100)}"
         async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            yield Running(app=app, client=client, stream=stream)
+            yield Running(app=app, server=server, client=client, stream=stream)
     finally:
         await server.stop()
         sweeping.cancel()
         await app.service.stop()
+
+
+@asynccontextmanager
+async def in_tasks(environment: Mapping[str, str]) -> AsyncIterator[Application]:
+    """The application as other ASGI servers run it."""
+    config = Config.from_environment(environment)
+    app = build_app(config, Log("ticketd", stream=io.StringIO()), in_tasks=True)
+    await app.service.start()
+    yield app
+    await app.service.stop()
 
 
 class Exchange:

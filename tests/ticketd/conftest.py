@@ -1,6 +1,7 @@
 """Both stores, for tests that must hold for either."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -19,7 +20,13 @@ OpenStore = Callable[[], AbstractAsyncContextManager[TicketStore]]
 async def postgres_store(url: str) -> AsyncIterator[PostgresTicketStore]:
     store = PostgresTicketStore(
         lanes=LaneSettings(
-            connect=connector(url, "store"), lanes=2, most=100, queue_limit=1000, retry_seconds=5.0
+            connect=connector(url, "store"),
+            in_tasks=True,
+            now=time.monotonic,
+            lanes=2,
+            most=100,
+            queue_limit=1000,
+            retry_seconds=5.0,
         ),
         list_lanes=4,
         signal=lambda: None,

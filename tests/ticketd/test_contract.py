@@ -85,7 +85,7 @@ def test_server_gives_out_the_very_contract(start_daemon: StartDaemon) -> None:
 
 
 def test_contract_has_every_route_and_no_other(contract: dict[str, Any]) -> None:
-    app = build_app(Config.from_environment({}), Log("ticketd"))
+    app = build_app(Config.from_environment({}), Log("ticketd"), in_tasks=True)
     routes = {
         (path, method.lower())
         for path, resource in app.pipeline._router._resources.items()

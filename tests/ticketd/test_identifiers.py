@@ -1,6 +1,7 @@
 """UUIDv7 identifiers."""
 
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 from ticketd.identifiers import (
     HIGHEST,
@@ -9,6 +10,7 @@ from ticketd.identifiers import (
     first_after,
     first_not_before,
     moment_of,
+    uuid_of,
 )
 
 # 2026-01-15T08:00:00.123456789Z
@@ -51,3 +53,15 @@ def test_bounds_surround_exactly_the_identifiers_of_a_millisecond() -> None:
 def test_bounds_outside_of_all_time_are_the_ends() -> None:
     assert first_after(datetime(1, 1, 1, tzinfo=UTC)) == LOWEST
     assert first_not_before(datetime(9999, 12, 31, tzinfo=UTC)) < HIGHEST
+
+
+def test_quick_uuid_is_the_same_as_the_thorough_one() -> None:
+    for value in (0, 1, 0x019A8F6E53C47D119C1E5F0A4B7F2D10, (1 << 128) - 1):
+        quick, thorough = uuid_of(value), UUID(int=value)
+        assert quick == thorough
+        assert hash(quick) == hash(thorough)
+        assert (str(quick), quick.bytes, quick.is_safe) == (
+            str(thorough),
+            thorough.bytes,
+            thorough.is_safe,
+        )

@@ -1,6 +1,7 @@
 """Natural batching: who shares a statement, and who must not suffer from whom."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -55,7 +56,13 @@ async def one_lane(
 ) -> AsyncIterator[Lanes[Creation, None]]:
     lanes = Lanes(
         settings=LaneSettings(
-            connect=connector(url), lanes=1, most=most, queue_limit=queue_limit, retry_seconds=5.0
+            connect=connector(url),
+            in_tasks=True,
+            now=time.monotonic,
+            lanes=1,
+            most=most,
+            queue_limit=queue_limit,
+            retry_seconds=5.0,
         ),
         work=gate.work,
         observer=observed,

@@ -7,7 +7,6 @@ from functools import partial
 import httpx
 import orjson
 import psycopg
-import pytest
 
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
@@ -307,29 +306,3 @@ def test_requests_given_up_leave_no_gap_in_the_pool(database_url: str) -> None:
 
     limits = {"TICKETD_LIST_LANES": "2", "TICKETD_REQUEST_TIMEOUT": "200ms"}
     on_app({"DATABASE_URL": database_url} | limits, act)
-
-
-def test_cancelled_request_is_not_answered(database_url: str) -> None:
-    async def act(app: Running) -> None:
-        exchange = Exchange()
-        with psycopg.connect(database_url) as blocker:
-            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
-            request = asyncio.ensure_future(
-                app.app(http_scope("GET", "/tickets"), exchange.receive, exchange.send)
-            )
-            with psycopg.connect(database_url, autocommit=True) as watcher:
-
-                async def waits() -> bool:
-                    found = watcher.execute(
-                        "SELECT count(*) FROM pg_stat_activity"
-                        " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                    ).fetchall()
-                    return found == [(1,)]
-
-                await until(waits)
-            request.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await request
-        assert exchange.sent == []
-
-    on_app({"DATABASE_URL": database_url}, act)

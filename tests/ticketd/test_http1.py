@@ -1,0 +1,384 @@
+"""HTTP/1.1 as it comes off the wire: framing, order, limits, and what is not HTTP at all."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from functools import partial
+
+import orjson
+import psycopg
+import pytest
+
+from tests.support.http_client import RawClient
+from tests.ticketd.application import NEW, Running, running
+
+Act = Callable[[Running, RawClient], Awaitable[None]]
+BODY = orjson.dumps(NEW)
+GET = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY)
+
+
+def post(*headers: bytes, body: bytes = BODY, path: bytes = b"/tickets") -> bytes:
+    lines = [b"POST " + path + b" HTTP/1.1", b"Host: x", b"Content-Type: application/json"]
+    if not any(b"ncoding" in header or b"ength" in header for header in headers):
+        lines.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*lines, *headers, b"", body])
+
+
+def on_wire(act: Act, environment: dict[str, str] | None = None) -> None:
+    async def run() -> None:
+        async with running(environment) as app, RawClient(str(app.client.base_url)) as client:
+            await act(app, client)
+
+    asyncio.run(run())
+
+
+async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
+    async with asyncio.timeout(seconds):
+        while not await condition():
+            await asyncio.sleep(0.02)
+
+
+def test_requests_of_one_connection_are_answered_in_their_order() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        paths = [b"/healthz", b"/nowhere", b"/openapi.yaml", b"/tickets"] * 5
+        requests = [b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path for path in paths]
+        client.send(post() + b"".join(requests) + post())
+        statuses = [(await client.answer()).status for _ in range(22)]
+        assert statuses == [201, *[200, 404, 200, 200] * 5, 201]
+
+    on_wire(act)
+
+
+def test_slow_requests_of_one_connection_are_answered_in_their_order(database_url: str) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        ticket = await app.create()
+        read = f"GET /tickets/{ticket['id']} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        client.send((read + GET + post()) * 3)
+        statuses = [(await client.answer()).status for _ in range(9)]
+        assert statuses == [200, 200, 201] * 3
+
+    on_wire(act, {"DATABASE_URL": database_url})
+
+
+@pytest.mark.parametrize("framing", [(), (b"Transfer-Encoding: chunked",)])
+def test_request_in_single_bytes_is_the_same_request(framing: tuple[bytes, ...]) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        for byte in post(*framing, body=CHUNKED if framing else BODY) + GET:
+            client.send(bytes([byte]))
+            await client.writer.drain()
+            await asyncio.sleep(0)
+        assert (await client.answer()).json()["title"] == NEW["title"]
+        assert (await client.answer()).status == 200
+
+    on_wire(act)
+
+
+NOT_HTTP = {
+    "noise": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 this is TLS\r\n\r\n",
+    "no version": b"GET /\r\n\r\n",
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "method with a space before it": b" GET / HTTP/1.1\r\nHost: x\r\n\r\n",
+    "no Host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "two Hosts": b"GET /healthz HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+    "two lengths": post(b"Content-Length: 4", b"Content-Length: 5"),
+    "length and chunks": post(b"Content-Length: 4", b"Transfer-Encoding: chunked", body=CHUNKED),
+    "length that is no number": post(b"Content-Length: 1e3"),
+    "negative length": post(b"Content-Length: -1"),
+    "length beyond 64 bits": post(b"Content-Length: 99999999999999999999999"),
+    "space before a colon": b"GET /healthz HTTP/1.1\r\nHost : x\r\n\r\n",
+    "NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: \x00\r\n\r\n",
+    "bare carriage return": b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-A: b\rX-B: c\r\n\r\n",
+    "chunk size that is none": post(b"Transfer-Encoding: chunked", body=b"zz\r\nab\r\n0\r\n\r\n"),
+    "coding that ends in another": post(b"Transfer-Encoding: chunked, gzip", body=CHUNKED),
+}
+
+
+@pytest.mark.parametrize("request_bytes", NOT_HTTP.values(), ids=NOT_HTTP)
+def test_what_is_not_http_is_400_and_ends_the_connection(request_bytes: bytes) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        client.send(GET + request_bytes + GET)
+        assert (await client.answer()).status == 200, "what came before is answered"
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (400, "malformed_request")
+        assert answer.headers["connection"] == "close"
+        assert answer.json()["request_id"] == answer.headers["x-request-id"]
+        assert await client.is_closed()
+        assert app.events("request_failed") == []
+
+    on_wire(act)
+
+
+@pytest.mark.parametrize("target", [b"http://x/healthz", b"/%68ealthz", b"/healthz?"])
+def test_every_form_of_a_target_finds_its_path(target: bytes) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % target)
+        assert (await client.answer()).status == 200
+
+    on_wire(act)
+
+
+def test_tunnel_is_refused_and_what_follows_is_not_read() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n" + GET)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (404, "close")
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+@pytest.mark.parametrize("framing", [(), (b"Transfer-Encoding: chunked",)])
+def test_offered_upgrade_is_declined_and_the_request_served(framing: tuple[bytes, ...]) -> None:
+    """Java and Kotlin clients offer h2c with every first request; its body follows all the same."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        offer = (b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AAMA")
+        body = CHUNKED if framing else BODY
+        for split in (0, 1, len(body) // 2):
+            whole = post(*offer, *framing, body=body) + GET
+            cut = len(whole) - len(GET) - split
+            client.send(whole[:cut])
+            await client.writer.drain()
+            await asyncio.sleep(0)
+            client.send(whole[cut:])
+            answer = await client.answer()
+            assert (answer.status, answer.json()["title"]) == (201, NEW["title"])
+            assert (await client.answer()).status == 200
+
+    on_wire(act)
+
+
+def test_upgrade_offered_again_in_a_pipeline_ends_it() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(post(b"Connection: Upgrade", b"Upgrade: h2c") * 3000)
+        answers = [await client.answer() for _ in range(2)]
+        assert [answer.status for answer in answers] == [201, 400]
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+def test_client_that_expects_it_is_told_to_continue() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(post(b"Expect: 100-continue")[: -len(BODY)])
+        assert (await client.answer()).status == 100
+        client.send(BODY + GET)
+        assert [(await client.answer()).status for _ in range(2)] == [201, 200]
+
+    on_wire(act)
+
+
+def test_client_that_is_refused_is_not_told_to_continue() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        head = post(b"Expect: 100-continue").replace(b"application/json", b"text/plain")
+        client.send(head[: -len(BODY)])
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (415, "close")
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+def test_refusal_before_the_body_leaves_the_connection_usable() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        whole = post().replace(b"application/json", b"text/plain")
+        client.send(whole[: -len(BODY)])
+        assert (await client.answer()).status == 415
+        client.send(BODY + post())
+        assert (await client.answer()).status == 201
+
+    on_wire(act)
+
+
+def test_connection_is_kept_unless_the_client_says_otherwise() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        for _ in range(3):
+            client.send(GET)
+            answer = await client.answer()
+            assert "connection" not in answer.headers
+        client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert (await client.answer()).headers["connection"] == "close"
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+def test_client_of_http_1_0_is_answered_once() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(b"GET /healthz HTTP/1.0\r\nConnection: keep-alive\r\n\r\n")
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+def test_every_answer_has_its_date() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(GET)
+        date = (await client.answer()).headers["date"]
+        assert date.endswith(" GMT")
+        assert parsedate_to_datetime(date).year >= 2025
+
+    on_wire(act)
+
+
+def test_answers_without_a_body_do_not_shift_the_next_one() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        ticket = await app.create()
+        path = f"/tickets/{ticket['id']}".encode()
+        client.send(b"HEAD %b HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+        client.send(b'GET %b HTTP/1.1\r\nHost: x\r\nIf-None-Match: "1"\r\n\r\n' % path)
+        client.send(GET)
+        head = await client.answer(to_head=True)
+        assert (head.status, int(head.headers["content-length"]) > 100) == (200, True)
+        unchanged = await client.answer()
+        assert (unchanged.status, unchanged.headers["etag"]) == (304, '"1"')
+        assert "content-length" not in unchanged.headers
+        assert (await client.answer()).json() == {"status": "alive"}
+
+    on_wire(act)
+
+
+def test_head_without_an_end_is_refused() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(b"GET /healthz HTTP/1.1\r\nHost: x\r\nCookie: ")
+        for _ in range(20):
+            client.send(b"x" * 8192)
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (431, "headers_too_large")
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
+def test_silent_connections_are_closed() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        url = str(app.client.base_url)
+        async with RawClient(url) as idle, RawClient(url) as slow_head, RawClient(url) as slow_body:
+            idle.send(GET)
+            assert (await idle.answer()).status == 200
+            slow_head.send(b"GET /healthz HT")
+            slow_body.send(post()[:-1])
+            assert await client.is_closed()
+            assert await idle.is_closed()
+            assert await slow_head.is_closed()
+            answer = await slow_body.answer()
+            assert (answer.status, answer.code) == (408, "request_timeout")
+
+    limits = ("TICKETD_IDLE_TIMEOUT", "TICKETD_HEADER_TIMEOUT", "TICKETD_REQUEST_TIMEOUT")
+    on_wire(act, dict.fromkeys(limits, "300ms"))
+
+
+def test_client_that_does_not_read_is_cut_off_and_held_back() -> None:
+    """Its requests wait in its own socket: the server answers no more than the client takes."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        for _ in range(200):
+            await app.create(description="ё" * 5000)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a Transport
+        client.send(b"GET /tickets?limit=200 HTTP/1.1\r\nHost: x\r\n\r\n" * 500)
+
+        async def is_gone() -> bool:
+            return client.writer.transport.is_closing() or await _connections(app) == 1
+
+        await until(is_gone)
+        lists = 'ticketd_http_requests_total{method="GET",route="/tickets",status="200"} '
+        metrics = (await app.client.get("/metrics")).text
+        answered = float(metrics.partition(lists)[2].partition("\n")[0])
+        assert 1 <= answered < 100
+
+    on_wire(act, {"TICKETD_HEADER_TIMEOUT": "500ms", "TICKETD_ACCESS_LOG": "false"})
+
+
+async def _connections(app: Running) -> int:
+    return len(app.server._connections)
+
+
+def test_connections_beyond_the_limit_are_closed_at_once() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        url = str(app.client.base_url)
+        client.send(GET)
+        assert (await client.answer()).status == 200
+        async with RawClient(url) as second, RawClient(url) as third:
+            second.send(GET)
+            assert (await second.answer()).status == 200
+            assert await third.is_closed()
+
+        async def has_room() -> bool:
+            return await _connections(app) == 1
+
+        await until(has_room)
+        async with RawClient(url) as later:
+            later.send(GET)
+            assert (await later.answer()).status == 200
+
+    on_wire(act, {"TICKETD_CONNECTION_LIMIT": "2"})
+
+
+def test_request_whose_client_has_gone_before_it_was_taken_is_dropped(database_url: str) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(post())
+            await until(partial(_somebody_waits_for_a_lock, database_url))
+            async with RawClient(str(app.client.base_url)) as other:
+                other.send(post())
+                await until(partial(_has_working, app, 2))
+            await until(partial(_has_working, app, 1))
+            await asyncio.to_thread(blocker.rollback)
+        assert (await client.answer()).status == 201
+        metrics = (await app.client.get("/metrics")).text
+        assert "ticketd_requests_abandoned_total 1.0" in metrics
+        with psycopg.connect(database_url) as reader:
+            assert reader.execute("SELECT count(*) FROM tickets").fetchone() == (1,)
+
+    limits = {"TICKETD_LANES": "1", "TICKETD_BATCH_LIMIT": "1"}
+    on_wire(act, {"DATABASE_URL": database_url} | limits)
+
+
+async def _has_working(app: Running, count: int) -> bool:
+    return sum(each.is_working for each in app.server._connections) == count
+
+
+async def _somebody_waits_for_a_lock(url: str) -> bool:
+    async with await psycopg.AsyncConnection.connect(url) as connection:
+        cursor = await connection.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        return await cursor.fetchone() != (0,)
+
+
+def test_stop_closes_idle_connections_and_lets_the_last_answer_out(database_url: str) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        async with RawClient(str(app.client.base_url)) as idle:
+            idle.send(GET)
+            assert (await idle.answer()).status == 200
+            with psycopg.connect(database_url) as blocker:
+                blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+                client.send(post())
+                await until(partial(_somebody_waits_for_a_lock, database_url))
+                stopping = asyncio.create_task(app.server.stop())
+                assert await idle.is_closed()
+                await asyncio.to_thread(blocker.rollback)
+            answer = await client.answer()
+            assert (answer.status, answer.headers["connection"]) == (201, "close")
+            await app.client.aclose()
+            await stopping
+
+    on_wire(act, {"DATABASE_URL": database_url})

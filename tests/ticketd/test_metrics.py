@@ -1,0 +1,28 @@
+"""Tallies hand over exactly what single observations would have."""
+
+from prometheus_client import CollectorRegistry, Histogram, generate_latest
+
+from ticketd.metrics import SECONDS_BUCKETS, Tally
+
+VALUES = (0.0, 0.0005, 0.00051, 0.001, 0.3, 0.3, 10.0, 11.0, 1e9)
+
+
+def histogram(registry: CollectorRegistry) -> Histogram:
+    return Histogram("seconds", "of a test", buckets=SECONDS_BUCKETS, registry=registry)
+
+
+def values(registry: CollectorRegistry) -> list[bytes]:
+    """Without the moment of creation, which differs."""
+    return [line for line in generate_latest(registry).splitlines() if b"_created" not in line]
+
+
+def test_tally_is_what_the_library_would_have_observed() -> None:
+    one, other = CollectorRegistry(), CollectorRegistry()
+    direct, tallied = histogram(one), Tally(histogram(other), SECONDS_BUCKETS)
+    for _ in range(2):
+        for value in VALUES:
+            direct.observe(value)
+            tallied.observe(value)
+        tallied.flush()
+        tallied.flush()
+        assert values(one) == values(other)
