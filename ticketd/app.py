@@ -34,7 +34,7 @@ from ticketd.operations import OperationHandlers
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
 from ticketd.router import Handler, Route, Router
-from ticketd.store import PostgresTicketStore, TicketStore
+from ticketd.store import PostgresTicketStore, TicketStore, Work
 from ticketd.tokens import READ, WRITE, TokenFile
 from ticketd.wakeup import OutboxSignal
 from ticketd.wire import Connection
@@ -73,6 +73,7 @@ def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
         router=Router(_routes(config, store, readiness, metrics, random_bytes)),
         authenticate=tokens.caller if tokens else None,
         readiness=readiness,
+        has_room=store.has_room,
         request_seconds=config.request_seconds,
         metrics=metrics,
         access_log=access_log,
@@ -166,16 +167,16 @@ def _routes(
         exposition=partial(metrics.exposition, config.metrics_directory),
         contract=CONTRACT.read_bytes(),
     )
-    table: list[tuple[str, str, Handler, str | None]] = [
-        ("POST", "/tickets", ticket.create, WRITE),
-        ("GET", "/tickets", ticket.list, READ),
-        ("GET", "/tickets/{id}", ticket.read, READ),
-        ("PATCH", "/tickets/{id}", ticket.update, WRITE),
-        ("POST", "/tickets/{id}/close", ticket.close, WRITE),
-        ("GET", "/healthz", operation.liveness, None),
-        ("GET", "/readyz", operation.readiness, None),
-        ("GET", "/metrics", operation.metrics, ""),
-        ("GET", "/openapi.yaml", operation.openapi, None),
+    table: list[tuple[str, str, Handler, str | None, Work | None]] = [
+        ("POST", "/tickets", ticket.create, WRITE, "create"),
+        ("GET", "/tickets", ticket.list, READ, "list"),
+        ("GET", "/tickets/{id}", ticket.read, READ, "read"),
+        ("PATCH", "/tickets/{id}", ticket.update, WRITE, "change"),
+        ("POST", "/tickets/{id}/close", ticket.close, WRITE, "change"),
+        ("GET", "/healthz", operation.liveness, None, None),
+        ("GET", "/readyz", operation.readiness, None, None),
+        ("GET", "/metrics", operation.metrics, "", None),
+        ("GET", "/openapi.yaml", operation.openapi, None, None),
     ]
     return [
         Route(
@@ -183,10 +184,10 @@ def _routes(
             pattern=pattern,
             handler=handler,
             scope=scope,
-            needs_database=pattern.startswith("/tickets"),
+            work=work,
             metrics=metrics.route(served, pattern),
         )
-        for method, pattern, handler, scope in table
+        for method, pattern, handler, scope, work in table
         # RFC 9110, 9.3.2: HEAD is GET without the body, which the pipeline leaves out.
         for served in ((method, "HEAD") if method == "GET" else (method,))
     ]

@@ -66,7 +66,7 @@ class Config:
             lanes=env.integer("TICKETD_LANES", 2, minimum=1, maximum=64),
             list_lanes=env.integer("TICKETD_LIST_LANES", 4, minimum=1, maximum=64),
             batch_limit=env.integer("TICKETD_BATCH_LIMIT", 128, minimum=1, maximum=10_000),
-            queue_limit=env.integer("TICKETD_QUEUE_LIMIT", 256, minimum=0, maximum=100_000),
+            queue_limit=env.integer("TICKETD_QUEUE_LIMIT", 1024, minimum=0, maximum=100_000),
             retry_seconds=env.seconds("TICKETD_DATABASE_RETRY", 2.0, maximum=60.0),
             connection_limit=env.integer(
                 "TICKETD_CONNECTION_LIMIT", 16_384, minimum=1, maximum=1_000_000

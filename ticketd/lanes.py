@@ -101,12 +101,16 @@ class Lanes(Generic[Item, Result]):
         self._queue: deque[Waiting[Item, Result]] = deque()
         self._idle: list[asyncio.Future[None]] = []
 
+    def has_room(self) -> bool:
+        """Whether `submit` would take another item now."""
+        return len(self._queue) < self._queue_limit
+
     def submit(self, item: Item) -> Pending[Result]:
         """The item's result, on its way. Raises OverloadedError when the queue is full.
 
         Awaiting it may raise DatabaseUnavailableError, and what the database says of the item.
         """
-        if len(self._queue) >= self._queue_limit:
+        if not self.has_room():
             raise OverloadedError
         waiting = self._waiting(item, self._now())
         self._queue.append(waiting)

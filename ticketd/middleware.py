@@ -16,6 +16,7 @@ from ticketd.errors import (
     DatabaseUnavailableError,
     ForbiddenError,
     HeadersTooLargeError,
+    OverloadedError,
     RequestError,
 )
 from ticketd.messages import Request, Response
@@ -23,6 +24,7 @@ from ticketd.metrics import METHODS, OTHER_METHOD, Metrics
 from ticketd.problems import internal_error, problem
 from ticketd.readiness import Readiness
 from ticketd.router import Route, Router
+from ticketd.store import Work
 from ticketd.tokens import Caller
 
 HEADERS_LIMIT_BYTES = 16 * 1024
@@ -43,6 +45,7 @@ class Pipeline:
         router: Router,
         authenticate: Callable[[bytes | None], Caller] | None,
         readiness: Readiness,
+        has_room: Callable[[Work], bool],
         request_seconds: float,
         metrics: Metrics,
         access_log: AccessLog | None,
@@ -56,6 +59,7 @@ class Pipeline:
         self._router = router
         self._authenticate = authenticate
         self._readiness = readiness
+        self._has_room = has_room
         self._metrics = metrics
         self._unmatched = {method: metrics.route(method, UNMATCHED) for method in METHODS}
         self._access_log = access_log
@@ -133,13 +137,17 @@ class Pipeline:
         request.traceparent = f"00-{digits[:32]}-{digits[32:]}-00"
 
     def _admit(self, request: Request, route: Route) -> None:
+        work = route.work
+        if work is not None:
+            if not self._readiness.database_is_ready:
+                raise DatabaseUnavailableError
+            if not self._has_room(work):
+                raise OverloadedError
         scope = route.scope
         if scope is not None and self._authenticate is not None:
             request.caller = self._authenticate(request.headers.get(b"authorization"))
             if scope and scope not in request.caller.scopes:
                 raise ForbiddenError(scope)
-        if route.needs_database and not self._readiness.database_is_ready:
-            raise DatabaseUnavailableError
 
     def _refuse(self, error: RequestError, request: Request) -> Response:
         answer = ANSWERS[type(error)]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from ticketd.errors import MethodNotAllowedError, PathNotFoundError
 from ticketd.messages import Request, Response
 from ticketd.metrics import RouteMetrics
+from ticketd.store import Work
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -16,13 +17,14 @@ PLACEHOLDER = "{id}"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """`scope` is what the caller needs: a scope, "" for any token, None for no token at all.
-    `needs_database` routes are refused while the database is known to be away."""
+    `work` is what it asks of the store; such routes are refused while the database is known to be
+    away, or has more of that work than may wait."""
 
     method: str
     pattern: str
     handler: Handler
     scope: str | None
-    needs_database: bool
+    work: Work | None
     metrics: RouteMetrics
 
 

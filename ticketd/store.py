@@ -5,9 +5,9 @@ A connection that dies around a commit never leads to a second ticket or a secon
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Literal, Protocol
 from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
@@ -21,6 +21,9 @@ from ticketd.wire import Connection
 
 Change = Callable[[Ticket], Ticket]
 Describe = Callable[[Ticket, Ticket], TicketEvent]
+
+# What a request asks of the store first.
+Work = Literal["create", "read", "list", "change"]
 
 # After so many lost races in a row a ticket is a hot spot and the client is asked to come back.
 RACE_LIMIT = 20
@@ -37,6 +40,10 @@ class TicketStore(Protocol):
 
     async def check(self) -> None:
         """Raises DatabaseUnavailableError, and SchemaError below the needed schema."""
+
+    def has_room(self, work: Work) -> bool:
+        """Whether more of this work would be taken now, so that what would be refused anyway is
+        refused before anything else is done for it."""
 
     async def create(self, ticket: Ticket, event: TicketEvent) -> None:
         """Returns after the commit of both. Repeating it with the same ids does nothing."""
@@ -90,6 +97,13 @@ class PostgresTicketStore:
             )
             for _ in range(lanes.lanes)
         ]
+        self._room: Mapping[Work, Callable[[], bool]] = {
+            "create": self._creations.has_room,
+            "read": self._reads.has_room,
+            "list": self._pages.has_room,
+            # A change begins with a read; which lane it then needs is not known before.
+            "change": self._reads.has_room,
+        }
 
     async def run(self) -> None:
         """Runs the lanes until it is cancelled."""
@@ -120,6 +134,9 @@ class PostgresTicketStore:
         except AWAY as error:
             self._watch = None
             raise DatabaseUnavailableError from error
+
+    def has_room(self, work: Work) -> bool:
+        return self._room[work]()
 
     async def create(self, ticket: Ticket, event: TicketEvent) -> None:
         await self._creations.submit(Creation(ticket, event))
