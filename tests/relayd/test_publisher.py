@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -358,6 +359,17 @@ def test_closing_settles_what_is_under_way(unique_name: str) -> None:
         assert all(isinstance(outcome, Unreachable) for _, outcome in bench.outcomes)
 
     run(scenario, f"127.0.0.1:{free_port()}", unique_name, queue_messages=20)
+
+
+def test_closing_waits_for_the_end_of_librdkafka(kafka_brokers: str, unique_name: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        assert await bench.send(outbox_row()) == [Acknowledged()]
+        before = set(threading.enumerate())
+        bench.publisher.close()
+        # A stop leaves no thread inside librdkafka while the interpreter ends.
+        assert set(threading.enumerate()) <= before
+
+    run(scenario, kafka_brokers, unique_name)
 
 
 def test_dead_letter_tells_what_happened(kafka_brokers: str, unique_name: str) -> None:
