@@ -4,9 +4,11 @@ away."""
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +17,7 @@ from notifyd.dead_letters import DeadLetters
 from notifyd.intake import Intake
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscription, Subscriptions
-from notifyd.record import Record
+from notifyd.record import Record, read_arrival
 from notifyd.store import InboxStore
 from servicedesk.backoff import Backoff
 from servicedesk.event import MalformedEventError
@@ -89,6 +91,14 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     assert headers["dlq_original_timestamp"] == "1772368200000"
     assert headers["dlq_error_class"] == "MalformedEventError"
     assert headers["dlq_error_message"].startswith("not JSON")
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"nonsense", f"{TRACEPARENT}-\r".encode(), f"{TRACEPARENT}-я".encode()]
+)
+def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> None:
+    arrival = read_arrival(replace(record(event(uuid4())), headers=[("traceparent", value)]))
+    assert orjson.loads(arrival.headers)["traceparent"] is None
 
 
 @pytest.mark.parametrize(
