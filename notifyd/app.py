@@ -125,6 +125,7 @@ def worker_of(
         log=log,
         backoff=INTAKE_BACKOFF,
         random=random.random,
+        now=lambda: datetime.now(UTC),
     )
 
     async def take_in(records: Sequence[Record]) -> None:
