@@ -35,6 +35,8 @@ FAILURE = Failure(
     attempts=3,
     first_failed_at=datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC),
 )
+# What a busy machine may add to a bound; well below the delivery time-out of five seconds.
+BUSY_SECONDS = 2.0
 
 
 class Bench:
@@ -218,7 +220,7 @@ def test_broker_away_makes_rows_unreachable_within_the_delivery_time_out() -> No
         rows = [outbox_row(row_id=number) for number in range(50)]
         outcomes = await bench.send(*rows)
         assert all(isinstance(outcome, Unreachable) for outcome in outcomes)
-        assert time.monotonic() - started < 0.5 * 1.25 + 1.0 + 0.5
+        assert time.monotonic() - started < 0.5 * 1.25 + 1.0 + BUSY_SECONDS
         assert await bench.publisher.probe("") is False
 
     run(scenario, f"127.0.0.1:{free_port()}", "away", delivery_seconds=0.5)
@@ -269,7 +271,7 @@ def test_full_queue_holds_rows_back_without_blocking(kafka_brokers: str, unique_
         started = time.monotonic()
         for row in rows:
             bench.publisher.send(row, bench.settle)
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < BUSY_SECONDS
         await bench.settled(100)
         assert [outcome for _, outcome in bench.outcomes] == [Acknowledged()] * 100
 
@@ -284,7 +286,7 @@ def test_full_queue_of_a_broker_away_settles_every_row_in_time(unique_name: str)
         started = time.monotonic()
         outcomes = await bench.send(*rows)
         assert all(isinstance(outcome, Unreachable) for outcome in outcomes)
-        assert time.monotonic() - started < 0.4 * 1.25 + 1.0 + 0.5
+        assert time.monotonic() - started < 0.4 * 1.25 + 1.0 + BUSY_SECONDS
 
     run(
         scenario,
