@@ -64,7 +64,7 @@ openapi-lint: ## Lint ticketd/openapi.yaml with Spectral; needs Node, and withou
 	@if command -v node >/dev/null && command -v npm >/dev/null; then \
 	  cd $(SPECTRAL); \
 	  cmp -s package-lock.json node_modules/.installed || { npm ci --loglevel=error && cp package-lock.json node_modules/.installed; }; \
-	  node_modules/.bin/spectral lint --ruleset .spectral.yaml --fail-severity hint $(CURDIR)/ticketd/openapi.yaml; \
+	  node_modules/.bin/spectral lint --ruleset .spectral.yaml --fail-severity hint ../../ticketd/openapi.yaml; \
 	elif [ -n "$${CI:-}" ]; then \
 	  echo "error: openapi-lint needs Node 20 and npm, and with CI set a skip is a failure; install them or unset CI" >&2; exit 1; \
 	else \

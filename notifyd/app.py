@@ -83,6 +83,7 @@ def drain_of(
     config: Config, pool: Pool, target: ChannelTarget, registry: CollectorRegistry, log: Log
 ) -> tuple[Drain, LeaseStore]:
     statements = Statements(pool, DELIVERY)
+    in_flight = config.delivery.receiver_in_flight
     leases = LeaseStore(statements, f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}")
     drain = Drain(
         store=QueueStore(statements),
@@ -95,7 +96,9 @@ def drain_of(
             max_attempts=config.delivery.max_attempts,
             retry=config.delivery.retry,
             read_rows=config.delivery.batch_rows,
-            lane_in_flight=config.delivery.receiver_in_flight,
+            lane_in_flight=in_flight,
+            # More would wait for a connection, and their time-outs would run meanwhile.
+            narrow_lanes={"smtp": min(config.mail.connections, in_flight)} if config.mail else {},
             poll_min_seconds=config.delivery.poll_min_seconds,
             poll_max_seconds=config.delivery.poll_max_seconds,
         ),
@@ -125,6 +128,7 @@ def worker_of(
         log=log,
         backoff=INTAKE_BACKOFF,
         random=random.random,
+        now=lambda: datetime.now(UTC),
     )
 
     async def take_in(records: Sequence[Record]) -> None:

@@ -5,6 +5,7 @@ Two kinds: a record that is no event, as it was found, and a delivery given up a
 
 import asyncio
 import logging
+from datetime import datetime
 
 import orjson
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
@@ -86,12 +87,15 @@ class DeadLetters:
     def __init__(self, producer: DeadLetterProducer) -> None:
         self._producer = producer
 
-    async def bury_record(self, record: Record, error: MalformedEventError) -> None:
+    async def bury_record(
+        self, record: Record, error: MalformedEventError, failed_at: datetime
+    ) -> None:
         """Raises BuryError."""
         headers: Headers = [
             *record.headers,
             *_origin(record.topic, record.partition, record.offset, record.timestamp_ms),
             ("dlq_attempts", b"1"),
+            ("dlq_first_failed_at", rfc3339(failed_at).encode()),
             *_error(f"{type(error).__name__}: {error}"),
         ]
         await self._producer.publish(record.key, record.value, headers)

@@ -6,6 +6,7 @@ for good, so its offsets may be committed.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
 from time import monotonic
 
 import psycopg
@@ -28,7 +29,7 @@ Malformed = tuple[Record, MalformedEventError]
 
 
 class Intake:
-    """Used by one batch at a time. `random` returns a number in [0, 1)."""
+    """Used by one batch at a time. `random` returns a number in [0, 1), `now` is the wall clock."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class Intake:
         log: Log,
         backoff: Backoff,
         random: Callable[[], float],
+        now: Callable[[], datetime],
     ) -> None:
         self._store = store
         self._dead_letters = dead_letters
@@ -46,6 +48,7 @@ class Intake:
         self._log = log
         self._backoff = backoff
         self._random = random
+        self._now = now
         # Replaced as a whole, so that the admin port's threads may read it.
         self._state = {"database": OK, "dead_letters": OK}
 
@@ -98,8 +101,10 @@ class Intake:
         return found.deliveries
 
     async def _bury(self, record: Record, error: MalformedEventError) -> None:
+        failed_at = self._now()
+
         async def bury() -> int:
-            await self._dead_letters.bury_record(record, error)
+            await self._dead_letters.bury_record(record, error, failed_at)
             return 1
 
         await self._persist("dead_letters", bury)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import orjson
 
-from servicedesk.correlation import TRACEPARENT, sane_request_id
+from servicedesk.correlation import sane_request_id, sane_traceparent
 from servicedesk.event import parse_envelope
 
 TRACEPARENT_HEADER = "traceparent"
@@ -45,8 +45,7 @@ def traceparent_of(record: Record) -> str | None:
     """The record's W3C trace context, None when it is missing or malformed."""
     for name, value in record.headers:
         if name == TRACEPARENT_HEADER and value is not None:
-            text = value.decode("ascii", "replace")
-            return text if TRACEPARENT.fullmatch(text) else None
+            return sane_traceparent(value.decode("ascii", "replace"))
     return None
 
 

@@ -143,7 +143,10 @@ class IdempotentProducer:
         self._timer.cancel()
         self._settle()
         reports, self._under_way = list(self._under_way.values()), {}
-        threading.Thread(target=_end, args=(self._producer,), name="kafka-end", daemon=True).start()
+        self._ending = threading.Thread(
+            target=_end, args=(self._producer,), name="kafka-end", daemon=True
+        )
+        self._ending.start()
         for report in reports:
             report(GONE)
 

@@ -21,14 +21,30 @@ def continue_trace(value: str | None, random_bytes: Callable[[int], bytes]) -> s
     bits other than `sampled` are dropped.
     """
     span = random_bytes(8).hex()
-    match = TRACEPARENT.fullmatch(value) if value is not None else None
-    if match is not None:
-        version, trace, parent, flags, rest = match.groups()
-        future = version != "00"
-        valid = version != "ff" and int(trace, 16) and int(parent, 16) and (future or rest is None)
-        if valid:
-            return f"00-{trace}-{span}-{int(flags, 16) & 1:02x}"
+    found = _valid(value) if value is not None else None
+    if found is not None:
+        trace, _, flags = found
+        return f"00-{trace}-{span}-{int(flags, 16) & 1:02x}"
     return f"00-{random_bytes(16).hex()}-{span}-00"
+
+
+def sane_traceparent(value: str) -> str | None:
+    """A valid traceparent to pass on, written as version 00, otherwise None. What a future version
+    may put behind these fields is left out: it could hold anything, control characters included.
+    """
+    found = _valid(value)
+    return f"00-{'-'.join(found)}" if found is not None else None
+
+
+def _valid(value: str) -> tuple[str, str, str] | None:
+    """The trace, the parent and the flags of a valid traceparent."""
+    match = TRACEPARENT.fullmatch(value)
+    if match is None:
+        return None
+    version, trace, parent, flags, rest = match.groups()
+    future = version != "00"
+    valid = version != "ff" and int(trace, 16) and int(parent, 16) and (future or rest is None)
+    return (trace, parent, flags) if valid else None
 
 
 def correlation_headers(request_id: str, traceparent: str) -> str:

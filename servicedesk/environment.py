@@ -12,13 +12,16 @@ from ipaddress import IPv6Address, ip_address
 from typing import TypeVar
 from urllib.parse import urlsplit
 
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
 DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 # Kafka refuses the two names that are paths.
 KAFKA_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 # These URLs may leave the host out: the server then listens on a socket file of this machine.
-SCHEMES_WITHOUT_HOST = frozenset({"postgresql", "postgres"})
+POSTGRES_SCHEMES = frozenset({"postgresql", "postgres"})
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -157,7 +160,8 @@ class Environment:
             malformed = (
                 parts.scheme not in schemes
                 or parts.port == 0
-                or not (parts.hostname or parts.scheme in SCHEMES_WITHOUT_HOST)
+                or not (parts.hostname or parts.scheme in POSTGRES_SCHEMES)
+                or (parts.scheme in POSTGRES_SCHEMES and not _is_conninfo(value))
             )
         except ValueError:
             malformed = True
@@ -174,6 +178,15 @@ class Environment:
                 f"is {value!r}; it takes up to 249 letters, digits, dots, dashes and underscores",
             )
         return value
+
+
+def _is_conninfo(value: str) -> bool:
+    """Whether libpq can read it; when it cannot, its own error repeats a part, perhaps a secret."""
+    try:
+        conninfo_to_dict(value)
+    except psycopg.ProgrammingError:
+        return False
+    return True
 
 
 def _is_every_host(host: str) -> bool:

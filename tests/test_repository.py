@@ -3,6 +3,7 @@ pins, and nothing of the machine it was written on."""
 
 import ast
 import re
+import shutil
 import subprocess
 import tomllib
 from configparser import ConfigParser
@@ -92,6 +93,24 @@ def test_help_lists_every_target() -> None:
     shown = [line.split()[0] for line in result.stdout.splitlines()]
     text = (PROJECT / "Makefile").read_text(encoding="utf-8")
     assert shown == re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
+
+
+def test_makefile_works_in_any_directory(tmp_path: Path) -> None:
+    clone = tmp_path / "Анна's clone"
+    shutil.copytree(PROJECT / "requirements", clone / "requirements")
+    for name in ("Makefile", "setup.cfg", "pyproject.toml"):
+        shutil.copy(PROJECT / name, clone)
+    text = (PROJECT / "Makefile").read_text(encoding="utf-8")
+    targets = re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE)
+    commands = subprocess.run(
+        ["make", "-C", str(clone), "--no-print-directory", "--dry-run", *targets],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "spectral lint" in commands.stdout
+    # Only relative paths: the shell would read a quote or a space of the directory's name.
+    assert clone.name not in commands.stdout
 
 
 def test_no_registry_host_and_no_path_of_a_machine_is_tracked() -> None:

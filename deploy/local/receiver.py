@@ -79,6 +79,12 @@ class Receiver(ThreadingHTTPServer):
         self.log = log
         super().__init__((config.address.host, config.address.port), _Handler)
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # OSError: the sender was killed or gave up, which says nothing about the receiver.
+        error = sys.exception()
+        if isinstance(error, Exception) and not isinstance(error, OSError):
+            self.log.error("delivery_failed", error=error)
+
 
 class _Handler(BaseHTTPRequestHandler):
     server: Receiver

@@ -52,7 +52,8 @@ def _headers(
     return [
         ("From", sender),
         ("To", ", ".join(recipients)),
-        ("Date", format_datetime(datetime.fromisoformat(occurred_at))),
+        # RFC 3339 also takes a small t and z, which fromisoformat does not.
+        ("Date", format_datetime(datetime.fromisoformat(occurred_at.upper()))),
         ("Subject", Header(subject, "utf-8")),
         ("Message-ID", f"<{row.event_id}@{domain}>"),
         ("In-Reply-To", thread),

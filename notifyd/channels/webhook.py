@@ -45,7 +45,7 @@ def retry_after_seconds(value: str | None, now: datetime) -> float | None:
         return min(float(value), RETRY_AFTER_CAP_SECONDS)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for an absurd time zone
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

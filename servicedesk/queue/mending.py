@@ -67,7 +67,8 @@ def mend(
         print(f"error: there is no table {tables.name}; run: python -m servicedesk.migrate",
               file=sys.stderr)  # fmt: skip
     except psycopg.Error as error:
-        print(f"error: {str(error).strip()}", file=sys.stderr)
+        # One line: psycopg tells every address it tried on a line of its own.
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     else:
         return code
     return NOTHING_FOUND

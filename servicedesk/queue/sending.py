@@ -75,7 +75,8 @@ class Sending:
 
     def _dispatch_lane(self, lane: Lane) -> None:
         now = self._loop.time()
-        most = self._settings.lane_in_flight
+        settings = self._settings
+        most = settings.narrow_lanes.get(lane.receiver, settings.lane_in_flight)
         while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
             line = self._lines.next_ready(lane)
             if line is None:

@@ -1,6 +1,7 @@
 """The settings of one drain; each daemon's Config fills them in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from servicedesk.backoff import Backoff
 
@@ -13,7 +14,8 @@ class DrainSettings:
 
     `send_seconds` is the longest a send may take until it settles and has to be well below
     `lease_seconds`. `lane_rows` bounds the rows of one receiver in memory, `lane_in_flight` those
-    under way to it. `drain_seconds` bounds the time that stopping may take.
+    under way to it, and `narrow_lanes` those to a receiver by its name where it takes fewer.
+    `drain_seconds` bounds the time that stopping may take.
     """
 
     lease_seconds: float
@@ -24,6 +26,7 @@ class DrainSettings:
     read_rows: int = 4096
     lane_rows: int = 8192
     lane_in_flight: int = 4096
+    narrow_lanes: Mapping[str, int] = field(default_factory=dict)
     complete_rows: int = 5000
     poll_min_seconds: float = 0.01
     poll_max_seconds: float = 0.5

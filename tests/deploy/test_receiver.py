@@ -2,13 +2,15 @@
 
 import os
 import signal
+import struct
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
-from socket import create_connection
+from socket import SO_LINGER, SOL_SOCKET, create_connection
 
 import httpx
 import orjson
@@ -20,7 +22,7 @@ from deploy.local.loopback import get
 from deploy.local.receiver import Config, Receiver
 from servicedesk.environment import Address
 from servicedesk.logs import Log
-from tests.support.processes import PROJECT, free_port
+from tests.support.processes import PROJECT, free_port, wait_until
 
 SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 EVENT = {
@@ -76,6 +78,26 @@ def test_burst_of_connections_is_not_refused() -> None:
             opened.enter_context(
                 create_connection((config.address.host, config.address.port), timeout=1)
             )
+
+
+def test_sender_that_was_killed_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    config = Config(address=Address("127.0.0.1", free_port()), secrets=(SECRET,))
+    with Receiver(config, Log("receiver")) as server:
+        serving = threading.Thread(target=server.serve_forever, args=(0.05,))
+        serving.start()
+        with create_connection((config.address.host, config.address.port), timeout=5) as sender:
+            sender.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert sender.recv(100).startswith(b"HTTP/1.1 200")
+            # The end of a process with an answer unread: its connections are reset.
+            sender.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        wait_until(
+            lambda: not [t for t in threading.enumerate() if "process_request" in t.name],
+            10,
+            "end of the connection",
+        )
+        server.shutdown()
+        serving.join()
+    assert capfd.readouterr().err == ""
 
 
 def test_signed_delivery_is_taken_and_told(receiver: RunningReceiver) -> None:

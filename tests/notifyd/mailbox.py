@@ -1,5 +1,6 @@
 """A real SMTP server (aiosmtpd) as the receiver of mails, with STARTTLS and log-in."""
 
+import asyncio
 import ssl
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -59,12 +60,16 @@ class Mailbox:
     """Listens on a free loopback port while it is entered; keeps all mails it accepted.
 
     `answers` maps a command (MAIL, RCPT, DATA) to the answer that it gives instead of accepting.
+    It takes `seconds` over a mail.
     """
 
-    def __init__(self, *, secure: bool = True, answers: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, *, secure: bool = True, answers: dict[str, str] | None = None, seconds: float = 0.0
+    ) -> None:
         self.mails: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
         self.answers = answers or {}
+        self.seconds = seconds
         self.port = free_port()
         kwargs: dict[str, Any] = {}
         if secure:
@@ -93,6 +98,7 @@ class Mailbox:
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope
     ) -> str:
+        await asyncio.sleep(self.seconds)
         answer = self.answers.get("DATA", "250 OK")
         if answer.startswith("250"):
             content = cast(bytes, envelope.original_content)

@@ -4,9 +4,11 @@ away."""
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
+import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 
@@ -15,7 +17,7 @@ from notifyd.dead_letters import DeadLetters
 from notifyd.intake import Intake
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscription, Subscriptions
-from notifyd.record import Record
+from notifyd.record import Record, read_arrival
 from notifyd.store import InboxStore
 from servicedesk.backoff import Backoff
 from servicedesk.event import MalformedEventError
@@ -55,6 +57,7 @@ def with_intake(
             log=log_to(Lines()),
             backoff=Backoff(base_seconds=0.02, cap_seconds=0.1),
             random=random.random,
+            now=lambda: MOMENT,
         )
         return await act(intake, registry)
 
@@ -87,8 +90,18 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     assert headers["dlq_original_partition"] == "3"
     assert headers["dlq_original_offset"] == "1"
     assert headers["dlq_original_timestamp"] == "1772368200000"
+    assert headers["dlq_attempts"] == "1"
+    assert headers["dlq_first_failed_at"] == "2026-03-01T12:30:00.000000Z"
     assert headers["dlq_error_class"] == "MalformedEventError"
     assert headers["dlq_error_message"].startswith("not JSON")
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"nonsense", f"{TRACEPARENT}-\r".encode(), f"{TRACEPARENT}-я".encode()]
+)
+def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> None:
+    arrival = read_arrival(replace(record(event(uuid4())), headers=[("traceparent", value)]))
+    assert orjson.loads(arrival.headers)["traceparent"] is None
 
 
 @pytest.mark.parametrize(
@@ -229,7 +242,7 @@ def test_record_too_large_for_the_topic_leaves_its_place_behind(
     huge = record(b"x" * 1_200_000, topic=unique_name, partition=1, offset=5)
 
     async def act(dead_letters: DeadLetters) -> None:
-        await dead_letters.bury_record(huge, MalformedEventError("not JSON"))
+        await dead_letters.bury_record(huge, MalformedEventError("not JSON"), MOMENT)
 
     found = bury(kafka_brokers, unique_name, act)
     assert found["value"] is None

@@ -16,6 +16,7 @@ from deploy.local.postgres import Postgres
 from servicedesk.database import MIGRATIONS
 from servicedesk.event import envelope
 from servicedesk.migrate import migrate, read_migrations
+from tests.notifyd.mailbox import Mailbox
 from tests.notifyd.receiver import Answer, Receiver, Request
 from tests.notifyd.samples import (
     SECRET,
@@ -166,6 +167,29 @@ def test_receiver_that_answers_500_to_everything_holds_back_nobody(
         assert code == 0
         assert "dead rows" in output
         assert daemon.terminate() == 0
+
+
+def test_mails_that_wait_for_their_turn_are_not_held_against_a_slow_server(
+    start_daemon: StartDaemon, database_url: str, kafka_brokers: str, unique_name: str
+) -> None:
+    with Mailbox(secure=False, seconds=0.3) as mailbox:
+        smtp = {
+            "NOTIFYD_SMTP_URL": f"smtp+insecure://127.0.0.1:{mailbox.port}",
+            "NOTIFYD_SMTP_FROM": "desk@example.org",
+            "NOTIFYD_SMTP_TO": "anna@example.org",
+            "NOTIFYD_SMTP_TIMEOUT": "2s",
+            "NOTIFYD_SMTP_CONNECTIONS": "1",
+        }
+        daemon = start_daemon(
+            "notifyd", environment(database_url, kafka_brokers, unique_name, **smtp)
+        ).wait_ready()
+        # All of them take longer than the time-out of one.
+        produce(kafka_brokers, unique_name, [event(uuid4()) for _ in range(12)])
+        wait_until(lambda: len(mailbox.mails) >= 12, 30, "all mails")
+        assert daemon.terminate() == 0
+    assert len({mail["Message-ID"] for mail in mailbox.mails}) == len(mailbox.mails) == 12
+    assert "circuit_opened" not in daemon.log.read_text()
+    assert "row_rejected" not in daemon.log.read_text()
 
 
 def test_unmigrated_database_is_waited_for(

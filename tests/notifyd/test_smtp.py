@@ -6,6 +6,7 @@ import ssl
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
+from email.utils import parsedate_to_datetime
 from html.parser import HTMLParser
 from typing import Any
 from uuid import uuid4
@@ -17,9 +18,10 @@ from hypothesis import strategies as st
 
 from notifyd.channels.mail import compose
 from notifyd.channels.smtp import MailServer, SmtpChannel
+from servicedesk.event import envelope
 from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Rejected, Unreachable
 from tests.notifyd.mailbox import PASSWORD, USERNAME, Mailbox, client_tls
-from tests.notifyd.samples import TITLE, Lines, event, log_to, queued_row
+from tests.notifyd.samples import MOMENT, TITLE, Lines, event, log_to, queued_row
 from tests.support.processes import free_port
 
 SENDER = "desk@example.org"
@@ -123,6 +125,14 @@ def test_mails_of_a_ticket_form_one_thread() -> None:
 def test_repeat_is_the_same_mail() -> None:
     row = queued_row(receiver="smtp")
     assert compose(row, SENDER, RECIPIENTS) == compose(row, SENDER, RECIPIENTS)
+
+
+@pytest.mark.parametrize("occurred_at", ["2026-03-01t12:30:00z", "2026-03-01T15:30:00+03:00"])
+def test_date_is_read_as_every_rfc_3339_time_is(occurred_at: str) -> None:
+    found = event(uuid4())
+    payload = envelope(found).decode().replace("2026-03-01T12:30:00.000000Z", occurred_at, 1)
+    mail = message_from_bytes(compose(queued_row(found, payload=payload), SENDER, RECIPIENTS))
+    assert parsedate_to_datetime(mail["Date"]) == MOMENT
 
 
 class Texts(HTMLParser):

@@ -153,6 +153,7 @@ def test_receiver_that_asks_for_a_pause_is_not_probed_before_its_end() -> None:
         ("1.5", None),
         ("soon", None),
         ("٣", None),
+        ("Sun, 01 Mar 2026 12:30:00 +99999999999999999", None),
     ],
 )
 def test_retry_after_is_read_and_capped(value: str | None, seconds: float | None) -> None:

@@ -133,7 +133,9 @@ def test_end_in_the_middle_loses_nothing_and_keeps_the_order(
     number: signal.Signals,
 ) -> None:
     tickets = [uuid4() for _ in range(50)]
-    first = start_daemon("relayd", environment).wait_ready()
+    # So narrow that it is far from done when the signal comes, however late that is.
+    narrow = {"RELAYD_MAX_IN_FLIGHT": "10"}
+    first = start_daemon("relayd", environment | narrow).wait_ready()
     insert_events(connection, tickets, each=40)
     wait_until(lambda: count(connection, "outbox") < 1900, 10, "progress")
     first.send(number)
@@ -233,7 +235,8 @@ def test_database_that_was_never_away_is_not_said_to_be_back(
 def test_signal_from_the_writer_beats_the_poll(
     connection: Connection, environment: dict[str, str], start_daemon: StartDaemon
 ) -> None:
-    slow = {"RELAYD_POLL_MIN": "60s", "RELAYD_POLL_MAX": "60s"}
+    # The lease too, because every renewal is followed by a look.
+    slow = {"RELAYD_POLL_MIN": "60s", "RELAYD_POLL_MAX": "60s", "RELAYD_LEASE": "600s"}
     start_daemon("relayd", environment | slow).wait_ready()
     listening = "SELECT pid FROM pg_stat_activity WHERE query = 'LISTEN outbox' AND state = 'idle'"
     wait_until(lambda: connection.execute(listening.encode()).fetchone(), 10, "listener")

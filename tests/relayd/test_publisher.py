@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,8 @@ FAILURE = Failure(
     attempts=3,
     first_failed_at=datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC),
 )
+# What a busy machine may add to a bound; well below the delivery time-out of five seconds.
+BUSY_SECONDS = 2.0
 
 
 class Bench:
@@ -217,7 +220,7 @@ def test_broker_away_makes_rows_unreachable_within_the_delivery_time_out() -> No
         rows = [outbox_row(row_id=number) for number in range(50)]
         outcomes = await bench.send(*rows)
         assert all(isinstance(outcome, Unreachable) for outcome in outcomes)
-        assert time.monotonic() - started < 0.5 * 1.25 + 1.0 + 0.5
+        assert time.monotonic() - started < 0.5 * 1.25 + 1.0 + BUSY_SECONDS
         assert await bench.publisher.probe("") is False
 
     run(scenario, f"127.0.0.1:{free_port()}", "away", delivery_seconds=0.5)
@@ -268,7 +271,7 @@ def test_full_queue_holds_rows_back_without_blocking(kafka_brokers: str, unique_
         started = time.monotonic()
         for row in rows:
             bench.publisher.send(row, bench.settle)
-        assert time.monotonic() - started < 0.2
+        assert time.monotonic() - started < BUSY_SECONDS
         await bench.settled(100)
         assert [outcome for _, outcome in bench.outcomes] == [Acknowledged()] * 100
 
@@ -283,7 +286,7 @@ def test_full_queue_of_a_broker_away_settles_every_row_in_time(unique_name: str)
         started = time.monotonic()
         outcomes = await bench.send(*rows)
         assert all(isinstance(outcome, Unreachable) for outcome in outcomes)
-        assert time.monotonic() - started < 0.4 * 1.25 + 1.0 + 0.5
+        assert time.monotonic() - started < 0.4 * 1.25 + 1.0 + BUSY_SECONDS
 
     run(
         scenario,
@@ -358,6 +361,17 @@ def test_closing_settles_what_is_under_way(unique_name: str) -> None:
         assert all(isinstance(outcome, Unreachable) for _, outcome in bench.outcomes)
 
     run(scenario, f"127.0.0.1:{free_port()}", unique_name, queue_messages=20)
+
+
+def test_closing_waits_for_the_end_of_librdkafka(kafka_brokers: str, unique_name: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        assert await bench.send(outbox_row()) == [Acknowledged()]
+        before = set(threading.enumerate())
+        bench.publisher.close()
+        # A stop leaves no thread inside librdkafka while the interpreter ends.
+        assert set(threading.enumerate()) <= before
+
+    run(scenario, kafka_brokers, unique_name)
 
 
 def test_dead_letter_tells_what_happened(kafka_brokers: str, unique_name: str) -> None:

@@ -5,7 +5,12 @@ import re
 import orjson
 import pytest
 
-from servicedesk.correlation import continue_trace, correlation_headers, sane_request_id
+from servicedesk.correlation import (
+    continue_trace,
+    correlation_headers,
+    sane_request_id,
+    sane_traceparent,
+)
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -59,6 +64,24 @@ def test_valid_trace_is_continued_with_a_span_of_our_own(value: str, flags: str)
 )
 def test_invalid_trace_starts_a_new_one(value: str | None) -> None:
     assert continue_trace(value, ones) == NEW
+
+
+@pytest.mark.parametrize(
+    ("value", "taken"),
+    [
+        (f"00-{TRACE}-{PARENT}-01", f"00-{TRACE}-{PARENT}-01"),
+        (f"cc-{TRACE}-{PARENT}-01-\rEvil", f"00-{TRACE}-{PARENT}-01"),
+        (f"00-{TRACE}-{PARENT}-01-more", None),
+        (f"00-{TRACE}-{PARENT}-01-\x00", None),
+        (f"00-{'0' * 32}-{PARENT}-01", None),
+        (f"ff-{TRACE}-{PARENT}-01", None),
+        ("", None),
+    ],
+)
+def test_trace_of_a_record_is_passed_on_only_when_valid_and_without_what_follows(
+    value: str, taken: str | None
+) -> None:
+    assert sane_traceparent(value) == taken
 
 
 @pytest.mark.parametrize("value", ["a", "helpdesk-7f3a", "!~", "x" * 128])

@@ -112,9 +112,19 @@ def test_empty_text_counts_as_not_set(value: str) -> None:
     assert environment.kafka_name("NAME", "topic") == "topic"
 
 
-def test_malformed_url_keeps_its_password_to_itself() -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgress://anna:hunter2@host/db",
+        "postgresql://anna:hunter2 x@host/db",
+        "postgresql://anna:hunter2%zz@host/db",
+        "postgresql://anna:hunter2%00@host/db",
+        "postgresql://anna:hunter2@host/db?nonsense=1",
+    ],
+)
+def test_malformed_url_keeps_its_password_to_itself(url: str) -> None:
     with pytest.raises(SettingError) as caught:
-        read("postgress://anna:hunter2@host/db").url("NAME", ("postgresql",), example="x://y")
+        read(url).url("NAME", ("postgresql",), example="x://y")
     assert "hunter2" not in str(caught.value)
 
 

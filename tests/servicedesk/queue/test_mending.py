@@ -263,6 +263,7 @@ def test_database_away_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert mend(["status"], program="test", tables=OUTBOX, database_url=lambda: url) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ")
+    assert error.count("\n") == 1
     assert "secret" not in error
 
 
