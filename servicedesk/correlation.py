@@ -47,6 +47,6 @@ def _valid(value: str) -> tuple[str, str, str] | None:
     return (trace, parent, flags) if valid else None
 
 
-def correlation_headers(request_id: str, traceparent: str) -> str:
-    """The JSON text of an outbox row's headers."""
-    return orjson.dumps({"request_id": request_id, "traceparent": traceparent}).decode()
+def correlation_headers(request_id: str, traceparent: str) -> bytes:
+    """The JSON of an outbox row's headers."""
+    return orjson.dumps({"request_id": request_id, "traceparent": traceparent})

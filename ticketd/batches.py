@@ -96,8 +96,8 @@ def _creation(item: Creation) -> list[bytes | None]:
         binary.int2(event.bucket),
         event.event_id.bytes,
         binary.text(event.event_type),
-        binary.text(event.headers),
-        binary.text(event.payload),
+        event.headers,
+        event.payload,
     ]
 
 
@@ -120,8 +120,8 @@ def _outbox(tickets: Sequence[Ticket], events: Sequence[TicketEvent]) -> list[by
         binary.int2s([event.bucket for event in events]),
         binary.uuids([event.event_id for event in events]),
         binary.texts([event.event_type for event in events]),
-        binary.texts([event.headers for event in events]),
-        binary.texts([event.payload for event in events]),
+        binary.utf8s([event.headers for event in events]),
+        binary.utf8s([event.payload for event in events]),
     ]
 
 

@@ -56,6 +56,11 @@ def texts(values: Sequence[str | None]) -> bytes:
     return _array(TEXT_OID, len(values), elements)
 
 
+def utf8s(values: Sequence[bytes]) -> bytes:
+    """Texts that are in UTF-8 already."""
+    return _array(TEXT_OID, len(values), [_LENGTH(len(value)) + value for value in values])
+
+
 def int2s(values: Sequence[int]) -> bytes:
     return _array(INT2_OID, len(values), [_INT2_ELEMENT(2, value) for value in values])
 

@@ -18,17 +18,17 @@ REOPENED = "ticket.reopened"
 
 class TicketEvent(NamedTuple):
     """`bucket` is that of the ticket's key, `headers` the JSON of the correlation, `payload` the
-    JSON of the ticket. A tuple, as Ticket is."""
+    JSON of the ticket, both in UTF-8. A tuple, as Ticket is."""
 
     bucket: int
     event_id: UUID
     event_type: str
-    headers: str
-    payload: str
+    headers: bytes
+    payload: bytes
 
 
 def change_event(
-    event_id: UUID, headers: str, reason: str | None, before: Ticket, after: Ticket
+    event_id: UUID, headers: bytes, reason: str | None, before: Ticket, after: Ticket
 ) -> TicketEvent:
     """The event of one change. A reason for closing travels as the payload's member `reason`;
     the ticket itself does not keep it."""
@@ -41,7 +41,7 @@ def change_event(
         event_id=event_id,
         event_type=change_type(before, after),
         headers=headers,
-        payload=payload.decode(),
+        payload=payload,
     )
 
 

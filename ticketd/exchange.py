@@ -99,6 +99,12 @@ class Exchange(Request):
 
     # As its handler sees it.
 
+    async def body(self) -> bytes:
+        # Most bodies come with their head.
+        if self.is_complete and self._error is None and self._chunks is None:
+            return self._body
+        return await super().body()
+
     async def read_body(self) -> bytes:
         if not self.is_complete and self._error is None:
             if b"expect" in self.headers:

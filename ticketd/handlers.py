@@ -2,7 +2,7 @@
 answers with what was committed."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -14,6 +14,7 @@ from ticketd.conditional import entity_tag, expected_versions, is_current
 from ticketd.cursor import Cursors
 from ticketd.errors import (
     FieldError,
+    Header,
     InvalidFieldsError,
     PreconditionRequiredError,
     UnsupportedMediaTypeError,
@@ -31,7 +32,6 @@ from ticketd.identifiers import (
 from ticketd.messages import (
     JSON_HEADERS,
     NOT_MODIFIED_HEADERS,
-    HeaderBlock,
     Request,
     Response,
 )
@@ -44,6 +44,23 @@ JSON = (b"application/json",)
 # Of the 36 characters of the id in what ticket_json writes.
 ID_IN_JSON = slice(7, 43)
 JSON_PATCH = (b"application/merge-patch+json", b"application/json")
+
+
+class Created:
+    """The headers of a new ticket's answer. Only the form that the server asks for is made."""
+
+    __slots__ = ("_id",)
+
+    def __init__(self, ticket_id: bytes) -> None:
+        self._id = ticket_id
+
+    @property
+    def pairs(self) -> Sequence[Header]:
+        return ((b"etag", b'"1"'), (b"location", b"/tickets/" + self._id))
+
+    @property
+    def lines(self) -> bytes:
+        return b'etag: "1"\r\nlocation: /tickets/%b\r\n' % self._id
 
 
 class TicketHandlers:
@@ -72,17 +89,16 @@ class TicketHandlers:
         ticket = tickets.open_ticket(new, ticket_id, moment_of(ticket_id))
         document = ticket_json(ticket)
         # The id is the first member, and writing it once more would cost more than reading it.
-        id_text = document[ID_IN_JSON].decode()
+        id_text = document[ID_IN_JSON]
         event = TicketEvent(
-            bucket=bucket_of(id_text),
+            bucket=bucket_of(id_text.decode()),
             event_id=self._identifiers.next(),
             event_type=CREATED,
             headers=correlation_headers(request.request_id, request.traceparent),
-            payload=document.decode(),
+            payload=document,
         )
         await self._store.create(ticket, event)
-        location = (b"location", b"/tickets/" + id_text.encode())
-        return Response(201, JSON_HEADERS, document, HeaderBlock((b"etag", b'"1"'), location))
+        return Response(201, JSON_HEADERS, document, Created(id_text))
 
     async def read(self, request: Request) -> Response:
         _refuse_parameters(request)

@@ -1,6 +1,7 @@
 """A request as handlers see it, and a response, whichever server carries them."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from ticketd.errors import BodyTooLargeError, Header
 from ticketd.tokens import ANYONE, Caller
@@ -10,8 +11,18 @@ NOSNIFF = (b"x-content-type-options", b"nosniff")
 NOT_STORED = (b"cache-control", b"no-store")
 
 
-class HeaderBlock:
+class Headers(Protocol):
     """Some headers of a response, as pairs and as the lines of HTTP/1.1."""
+
+    @property
+    def pairs(self) -> Sequence[Header]: ...
+
+    @property
+    def lines(self) -> bytes: ...
+
+
+class HeaderBlock:
+    """Headers that are made once and used often."""
 
     __slots__ = ("lines", "pairs")
 
@@ -38,7 +49,7 @@ class Response:
     __slots__ = ("body", "common", "own", "status")
 
     def __init__(
-        self, status: int, common: HeaderBlock, body: bytes, own: HeaderBlock = NO_HEADERS
+        self, status: int, common: Headers, body: bytes, own: Headers = NO_HEADERS
     ) -> None:
         self.status = status
         self.common = common

@@ -43,7 +43,9 @@ def outbox_row(
         sequence=sequence,
         event_id=uuid4(),
         event_type="ticket.created" if sequence == 1 else "ticket.updated",
-        headers=correlation_headers(REQUEST_ID, TRACEPARENT) if headers is None else headers,
+        headers=correlation_headers(REQUEST_ID, TRACEPARENT).decode()
+        if headers is None
+        else headers,
         payload=payload or ticket_json(ticket, sequence),
         created_at=datetime.now(UTC),
         key=key,

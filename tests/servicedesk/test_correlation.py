@@ -97,6 +97,6 @@ def test_insane_request_id_is_not_taken_over(value: str) -> None:
 
 
 def test_headers_of_an_outbox_row_are_json() -> None:
-    text = correlation_headers('say "hello"', NEW)
+    text = correlation_headers('say "hello"', NEW).decode()
     assert orjson.loads(text) == {"request_id": 'say "hello"', "traceparent": NEW}
     assert re.fullmatch(r"\{.*\}", text)

@@ -18,7 +18,7 @@ from ticketd.tickets import NewTicket, Status, Ticket, TicketQuery, open_ticket
 from ticketd.wire import Connection
 
 IDENTIFIERS = IdentifierSource(time.time_ns, os.urandom)
-HEADERS = '{"request_id":"r-1","traceparent":"00-1-2-00"}'
+HEADERS = b'{"request_id":"r-1","traceparent":"00-1-2-00"}'
 
 NEW = NewTicket(
     title="Заявка 🖨️",
@@ -44,7 +44,7 @@ def created(ticket: Ticket) -> TicketEvent:
         event_id=IDENTIFIERS.next(),
         event_type="ticket.created",
         headers=HEADERS,
-        payload=ticket_json(ticket).decode(),
+        payload=ticket_json(ticket),
     )
 
 

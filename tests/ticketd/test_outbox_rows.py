@@ -54,7 +54,7 @@ def test_every_version_has_one_event_in_order(database_url: str) -> None:
     for row, ticket in zip(rows, versions, strict=True):
         assert row["bucket"] == bucket_of(str(ticket.id))
         assert row["aggregate_id"] == ticket.id
-        assert row["headers"] == HEADERS
+        assert row["headers"] == HEADERS.decode()
         assert row["payload"] == ticket_json(ticket).decode()
 
 
