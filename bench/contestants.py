@@ -24,6 +24,7 @@ PEERS = Path(__file__).with_name("peers")
 PEERS_PYTHON = PROJECT / ".venv" / "peers" / "bin" / "python"
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
+STUDIES = Path(__file__).with_name("studies")
 TICKETD_LOADS = frozenset(
     {"create", "read", "list", "patch", "mix", "alone", "latency", "overload"}
 )
@@ -37,11 +38,12 @@ class LeftOutError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A way to run ticketd: settings on top of what ships, and the commit of its code (empty: this
-    tree as it is)."""
+    tree as it is). `patch` is a study's change to that commit, a file of bench/studies/."""
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
+    patch: str = ""
 
 
 class Service:
@@ -124,7 +126,7 @@ def ticketd(variant: Variant, database_url: str, folder: Path) -> Service:
             command=[sys.executable, "-m", "ticketd"],
             environment=environment,
             log=folder / f"{variant.name}.log",
-            directory=source(variant.commit, folder),
+            directory=source(variant, folder),
         ),
         url=f"http://{http}",
         ready_url=f"http://{admin}/readyz",
@@ -136,31 +138,50 @@ def ticketd(variant: Variant, database_url: str, folder: Path) -> Service:
             "what": "ticketd",
             "environment": dict(variant.environment),
             "commit": variant.commit,
+            "patch": variant.patch,
         },
     )
 
 
-def source(commit: str, folder: Path) -> Path:
-    """The tree to run from: this one, or a commit written out beside the logs.
+def source(variant: Variant, folder: Path) -> Path:
+    """The tree to run from: this one, or a commit written out beside the logs and patched.
 
     Raises LeftOutError.
     """
+    commit = variant.commit
     if not commit:
         return PROJECT
-    tree = folder / f"tree-{commit.replace('/', '_')}"
-    if tree.exists():
-        return tree
+    tree = folder / f"tree-{variant.name}"
     tree.mkdir()
     archive = folder / f"{tree.name}.tar"
-    made = subprocess.run(
-        ["git", "archive", "--output", str(archive), commit],
-        cwd=PROJECT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    if made.returncode != 0:
-        raise LeftOutError(f"git has no commit {commit}: {made.stderr.strip()}")
+    _git("archive", "--output", str(archive), commit, reason=f"git has no commit {commit}")
     shutil.unpack_archive(archive, tree, filter="data")
     archive.unlink()
+    if variant.patch:
+        reason = f"{variant.patch} does not fit {commit}"
+        _git("apply", str(STUDIES / variant.patch), reason=reason, directory=tree)
     return tree
+
+
+def base_of(patch: str) -> str:
+    """The commit that a study's patch is made against, from its line `Base: …`.
+
+    Raises LeftOutError.
+    """
+    path = STUDIES / patch
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = [line.removeprefix("Base: ") for line in lines if line.startswith("Base: ")]
+    if not found:
+        raise LeftOutError(f"bench/studies/ has no {patch} with a line `Base: COMMIT`")
+    return found[0]
+
+
+def _git(*arguments: str, reason: str, directory: Path = PROJECT) -> None:
+    done = subprocess.run(
+        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise LeftOutError(f"{reason}: {done.stderr.strip()}")
 
 
 def fastapi(database_url: str, folder: Path, workers: int) -> Service:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contestants import Variant
+from bench.contestants import LeftOutError, Variant, base_of
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 
@@ -72,7 +72,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
 def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
     """Every way to run ticketd, with each number of workers; this tree as it ships comes first."""
     ways = [] if found.without_ticketd else [Variant(name="ticketd")]
-    ways += [*found.variant, *found.commit]
+    ways += [*found.variant, *found.commit, *found.study]
     if found.workers == (1,):
         return tuple(ways)
     return tuple(
@@ -80,6 +80,7 @@ def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
             name=f"{way.name}-{workers}w",
             environment={**way.environment, "TICKETD_WORKERS": str(workers)},
             commit=way.commit,
+            patch=way.patch,
         )
         for way in ways
         for workers in found.workers
@@ -103,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         help="another ticketd with these settings, interleaved; repeatable")  # fmt: skip
     add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
+    add("--study", type=_study, action="append", default=[], metavar="NAME",
+        help="another ticketd: bench/studies/NAME.patch on its base, interleaved; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
     add("--workers", type=_counts, default=(1,), help="of each ticketd, such as 1,2,4; 1")
     add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
@@ -174,6 +177,13 @@ def _variant(text: str) -> Variant:
             raise argparse.ArgumentTypeError(f"{assignment} is not VARIABLE=VALUE")
         environment[variable] = value
     return Variant(name=_name(name), environment=environment)
+
+
+def _study(text: str) -> Variant:
+    try:
+        return Variant(name=_name(text), commit=base_of(f"{text}.patch"), patch=f"{text}.patch")
+    except LeftOutError as reason:
+        raise argparse.ArgumentTypeError(str(reason)) from reason
 
 
 def _commit(text: str) -> Variant:
