@@ -90,6 +90,8 @@ def _whole(answer: Answer, ticket_id: str) -> dict[str, Any]:
 
 def _ticket(body: bytes | str) -> dict[str, Any]:
     members: dict[str, Any] = orjson.loads(body)
+    if "id" not in members:
+        raise DisagreementError(f"no ticket: {members}")
     if not IDENTIFIER.fullmatch(members["id"]):
         raise DisagreementError(f"{members['id']} is not a UUIDv7")
     created = datetime.fromisoformat(members["created_at"])

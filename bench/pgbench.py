@@ -40,15 +40,16 @@ def literal(text: str) -> str:
     return f"E'{escaped}'"
 
 
+ORDERED_ID, RANDOM_ID = "uuidv7()", "gen_random_uuid()"
 # One expression for each parameter of the statement, in its order.
 CREATE_VALUES = (
-    "uuidv7()", "'Не печатает принтер № ' || :number", literal(DESCRIPTION), "'high'",
+    ORDERED_ID, "'Не печатает принтер № ' || :number", literal(DESCRIPTION), "'high'",
     "'анна.петрова@example.org'", "NULL", "now()",
-    ":bucket", "uuidv7()", "'ticket.created'", literal(HEADERS), literal(PAYLOAD),
+    ":bucket", ORDERED_ID, "'ticket.created'", literal(HEADERS), literal(PAYLOAD),
 )  # fmt: skip
 
 
-def create_script(statement: str) -> str:
+def create_script(statement: str, new_id: str = ORDERED_ID) -> str:
     """The script of a CREATE statement with $1, $2, … Raises ValueError when there are not as many
     of them as values."""
     numbers = {int(number) for number in PARAMETER.findall(statement)}
@@ -57,23 +58,23 @@ def create_script(statement: str) -> str:
             f"the statement has the parameters {sorted(numbers)}, "
             f"{len(CREATE_VALUES)} values are known here"
         )
-    filled = PARAMETER.sub(lambda match: f"({CREATE_VALUES[int(match[1]) - 1]})", statement.strip())
+    values = [new_id if value == ORDERED_ID else value for value in CREATE_VALUES]
+    filled = PARAMETER.sub(lambda match: f"({values[int(match[1]) - 1]})", statement.strip())
     lines = ("\\set number random(1, 1000000000)", "\\set bucket random(0, 63)", filled + ";")
     return "\n".join(lines) + "\n"
 
 
 class Pgbench:
-    """Runs the pgbench beside the server's programs; `folder` is for its script and its log."""
+    """Runs the pgbench beside the server's programs; `folder` is for its script and its log.
+    `script` is what `create_script` makes."""
 
-    name = "pgbench"
-
-    def __init__(self, program: Path, folder: Path, url: str, statement: str, jobs: int) -> None:
+    def __init__(self, program: Path, folder: Path, url: str, script: str, jobs: int) -> None:
         self._program = program
         self._folder = folder
         self._url = urlsplit(url)
         self._jobs = jobs
-        self._script = folder / "pgbench.sql"
-        self._script.write_text(create_script(statement))
+        self._script = folder / f"{self._url.path.removeprefix('/')}.sql"
+        self._script.write_text(script)
 
     def load(self, seconds: float) -> Figures:
         """Raises GeneratorError."""

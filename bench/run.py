@@ -18,7 +18,7 @@ from bench.capacity import Target, Wrk
 from bench.contestants import LeftOutError, Service
 from bench.exposition import batches
 from bench.open_load import OpenLoad
-from bench.pgbench import Pgbench
+from bench.pgbench import ORDERED_ID, RANDOM_ID, Pgbench, create_script
 from bench.result import Figures, Sample
 from bench.scenarios import SCENARIOS, Scenario
 from bench.seed import make_database, outbox_lag, restore
@@ -29,6 +29,8 @@ from ticketd.batches import CREATE
 Say = Callable[[str], None]
 # k6 takes 200 to 600 microseconds of CPU a request, from the same cores that are measured.
 K6_RATE = 1000.0
+# ticketd's own statement, and the same with ids in no order.
+PGBENCH = {"pgbench": ORDERED_ID, "pgbench-uuid4": RANDOM_ID}
 REFERENCE_LOADS = frozenset({"create"})
 
 
@@ -77,8 +79,8 @@ class Run:
         for variant in self._settings.variants:
             self._enter(variant.name, partial(contestants.ticketd, variant, folder=self._folder))
         for name in self._settings.peers:
-            if name == "pgbench":
-                self._enter_pgbench()
+            if name in PGBENCH:
+                self._enter_pgbench(name, create_script(CREATE.text, PGBENCH[name]))
             elif name == "fastapi":
                 self._enter(name, self._fastapi)
             else:
@@ -115,14 +117,14 @@ class Run:
     def _fastapi(self, url: str) -> Service:
         return contestants.fastapi(url, self._folder, self._settings.fastapi_workers)
 
-    def _enter_pgbench(self) -> None:
-        url = make_database(self._server, Pgbench.name)
+    def _enter_pgbench(self, name: str, script: str) -> None:
+        url = make_database(self._server, name)
         pgbench = Pgbench(
-            self._programs / "pgbench", self._folder, url, CREATE.text, self._settings.jobs
+            self._programs / "pgbench", self._folder, url, script, self._settings.jobs
         )
         self.entrants.append(
             Entrant(
-                name=pgbench.name,
+                name=name,
                 database_url=url,
                 loads=REFERENCE_LOADS,
                 service=None,

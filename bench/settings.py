@@ -10,7 +10,7 @@ from bench.contestants import LeftOutError, Variant, base_of
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 
-PEERS = ("fastapi", "go", "pgbench")
+PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 EXAMPLES = """examples:
   python -m bench --scenarios create,read --rounds 3 --seconds 5
@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
-        help="another ticketd: bench/studies/NAME.patch on its base, interleaved; repeatable")  # fmt: skip
+        help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
     add("--workers", type=_counts, default=(1,), help="of each ticketd, such as 1,2,4; 1")
     add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
