@@ -64,6 +64,24 @@ def create_script(statement: str, new_id: str = ORDERED_ID) -> str:
     return "\n".join(lines) + "\n"
 
 
+# \\gset keeps the id for the second statement.
+TRANSACTION = """\\set number random(1, 1000000000)
+\\set bucket random(0, 63)
+BEGIN;
+INSERT INTO tickets (id, title, description, priority, requester, assignee, created_at,
+    status, version, updated_at, closed_at)
+VALUES (%s, 'new', 1, now(), NULL) RETURNING id AS ticket \\gset
+INSERT INTO outbox (bucket, event_id, event_type, headers, payload, aggregate_id, sequence)
+VALUES (%s, :ticket::uuid, 1);
+COMMIT;
+"""
+
+
+def transaction_script() -> str:
+    """The same rows by two INSERTs in one transaction, as a client without CTEs writes them."""
+    return TRANSACTION % (", ".join(CREATE_VALUES[:7]), ", ".join(CREATE_VALUES[7:]))
+
+
 class Pgbench:
     """Runs the pgbench beside the server's programs; `folder` is for its script and its log.
     `script` is what `create_script` makes."""

@@ -6,7 +6,7 @@ machine for a while disturbs all of them.
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from bench.capacity import Target, Wrk
 from bench.contestants import LeftOutError, Service
 from bench.exposition import batches
 from bench.open_load import OpenLoad
-from bench.pgbench import ORDERED_ID, RANDOM_ID, Pgbench, create_script
+from bench.pgbench import RANDOM_ID, Pgbench, create_script, transaction_script
 from bench.result import Figures, Sample
 from bench.scenarios import SCENARIOS, Scenario
 from bench.seed import make_database, outbox_lag, restore
@@ -29,8 +29,12 @@ from ticketd.batches import CREATE
 Say = Callable[[str], None]
 # k6 takes 200 to 600 microseconds of CPU a request, from the same cores that are measured.
 K6_RATE = 1000.0
-# ticketd's own statement, and the same with ids in no order.
-PGBENCH = {"pgbench": ORDERED_ID, "pgbench-uuid4": RANDOM_ID}
+# ticketd's own statement; the same with ids in no order; the same rows by two statements.
+PGBENCH: Mapping[str, Callable[[], str]] = {
+    "pgbench": partial(create_script, CREATE.text),
+    "pgbench-uuid4": partial(create_script, CREATE.text, RANDOM_ID),
+    "pgbench-transaction": transaction_script,
+}
 REFERENCE_LOADS = frozenset({"create"})
 
 
@@ -80,7 +84,7 @@ class Run:
             self._enter(variant.name, partial(contestants.ticketd, variant, folder=self._folder))
         for name in self._settings.peers:
             if name in PGBENCH:
-                self._enter_pgbench(name, create_script(CREATE.text, PGBENCH[name]))
+                self._enter_pgbench(name, PGBENCH[name]())
             elif name == "fastapi":
                 self._enter(name, self._fastapi)
             else:

@@ -10,7 +10,7 @@ from bench.contestants import LeftOutError, Variant, base_of
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 
-PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4")
+PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 EXAMPLES = """examples:
   python -m bench --scenarios create,read --rounds 3 --seconds 5
