@@ -1,4 +1,4 @@
-"""The application under another ASGI server."""
+"""The application under ASGI servers of others."""
 
 import asyncio
 import os
@@ -12,20 +12,26 @@ from pathlib import Path
 import httpx
 import orjson
 import psycopg
+import pytest
 
 from tests.support.processes import PROJECT, free_port, http_status, wait_until
 from tests.ticketd.application import NEW
 from ticketd.asgi import Message, run_lifespan
 
+SERVERS = {
+    "uvicorn": ["uvicorn", "--log-level", "warning"],
+    "granian": ["granian", "--interface", "asgi", "--no-ws", "--loop", "uvloop", "--no-log"],
+}
+
 
 @contextmanager
-def uvicorn(environment: Mapping[str, str], log: Path) -> Iterator[str]:
-    """The URL of the application under uvicorn, which is then stopped by SIGTERM in order."""
+def serving(name: str, environment: Mapping[str, str], log: Path) -> Iterator[str]:
+    """The URL of the application under a server, which is then stopped by SIGTERM in order."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "--factory", "ticketd.app:create_app"]
+    command = [sys.executable, "-m", *SERVERS[name], "--factory", "ticketd.app:create_app"]
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [*command, "--port", str(port), "--log-level", "warning"],
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
             cwd=PROJECT,
             env={"PATH": os.defpath, **environment},
             stdout=output,
@@ -33,7 +39,7 @@ def uvicorn(environment: Mapping[str, str], log: Path) -> Iterator[str]:
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: http_status(f"{url}/readyz") == 200, 20, "readiness under uvicorn")
+        wait_until(lambda: http_status(f"{url}/readyz") == 200, 20, f"readiness under {name}")
         yield url
         server.send_signal(signal.SIGTERM)
         server.wait(10)
@@ -42,9 +48,13 @@ def uvicorn(environment: Mapping[str, str], log: Path) -> Iterator[str]:
         server.wait()
 
 
-def test_application_serves_under_uvicorn(database_url: str, tmp_path: Path) -> None:
-    log = tmp_path / "uvicorn.log"
-    with uvicorn({"DATABASE_URL": database_url}, log) as url, httpx.Client(base_url=url) as client:
+@pytest.mark.parametrize("name", SERVERS)
+def test_application_serves_under_other_servers(
+    name: str, database_url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "server.log"
+    environment = {"DATABASE_URL": database_url}
+    with serving(name, environment, log) as url, httpx.Client(base_url=url) as client:
         created = client.post("/tickets", json=NEW)
         path = created.headers["location"]
         assert created.status_code == 201
