@@ -14,17 +14,21 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from ticketd.errors import (
+    BodyTooLargeError,
     HeadersTooLargeError,
     MalformedBodyError,
     MalformedRequestError,
     RequestError,
 )
 from ticketd.exchange import Exchange
-from ticketd.messages import Response, header_lines
+from ticketd.messages import BODY_LIMIT_BYTES, Response, header_lines
 from ticketd.middleware import HEADERS_LIMIT_BYTES, Pipeline
 
 # A head that is not over by then is not read on; the pipeline's limit, below it, names a header.
 HEAD_LIMIT_BYTES = 64 * 1024
+# A body with its framing: chunks may be as small as a byte, their extensions and the trailers must
+# not go on for ever.
+FRAMED_BODY_LIMIT_BYTES = 8 * BODY_LIMIT_BYTES
 # After a last answer, what the client still sends is read for so long: closing at once could take
 # the answer from it (RFC 9112, 9.6).
 LINGER_SECONDS = 2.0
@@ -100,13 +104,18 @@ class Connection(asyncio.Protocol):
             if self._active is None and not self._unread_head_bytes:
                 self._since = self._host.now
             self._unread_head_bytes += len(data)
+        else:
+            self._reading.framed_bytes += len(data)
         before = len(self._waiting)
         try:
             self._parser.feed_data(data)
         except STOPS as error:
             self._stop_parsing(error, data, is_first=len(self._waiting) == before)
-        if self._reading is None and self._unread_head_bytes > HEAD_LIMIT_BYTES:
-            self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
+        if self._reading is None:
+            if self._unread_head_bytes > HEAD_LIMIT_BYTES:
+                self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
+        elif self._reading.framed_bytes > FRAMED_BODY_LIMIT_BYTES:
+            self._refuse(BodyTooLargeError(BODY_LIMIT_BYTES))
         if self._active is not None:
             self._active.wake()
         self._start_next()
@@ -175,12 +184,12 @@ class Connection(asyncio.Protocol):
     # The parser.
 
     def on_url(self, url: bytes) -> None:
-        if self._upgrading is None:
-            self._url += url
+        self._url += url
         self._unread_head_bytes = self._unread_head_bytes or 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._upgrading is None:
+        """Of trailers nothing is kept, least of all for the next request (RFC 9110, 6.5.1)."""
+        if self._reading is None:
             name = name.lower()
             self._headers_bytes += len(name) + len(value)
             headers = self._headers
@@ -190,6 +199,7 @@ class Connection(asyncio.Protocol):
         self._unread_head_bytes = 0
         if self._upgrading is not None:
             self._reading, self._upgrading = self._upgrading, None
+            self._url, self._headers, self._headers_bytes = b"", {}, 0
             return
         parser, headers = self._parser, self._headers
         method = parser.get_method()

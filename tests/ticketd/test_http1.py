@@ -200,6 +200,40 @@ def test_refusal_before_the_body_leaves_the_connection_usable() -> None:
     on_wire(act)
 
 
+@pytest.mark.parametrize("offer", [(), (b"Connection: Upgrade", b"Upgrade: h2c")])
+def test_trailers_are_no_headers_of_the_next_request(offer: tuple[bytes, ...]) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        trailers = b"X-Request-Id: of-a-trailer\r\nHost: y\r\nExpect: 100-continue\r\n\r\n"
+        body = CHUNKED.removesuffix(b"\r\n") + trailers
+        client.send(post(*offer, b"Transfer-Encoding: chunked", body=body) + post())
+        assert (await client.answer()).status == 201
+        answer = await client.answer()
+        assert answer.status == 201
+        assert answer.headers["x-request-id"] != "of-a-trailer"
+
+    on_wire(act)
+
+
+ENDLESS = {
+    "trailers": b"0\r\n" + b"X: yes\r\n" * 500_000,
+    "one trailer": b"0\r\nX: " + b"x" * 3_000_000,
+    "a chunk's extension": b"1;" + b"x" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("body", ENDLESS.values(), ids=ENDLESS)
+def test_framing_without_an_end_is_refused(body: bytes) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(post(b"Transfer-Encoding: chunked", body=body))
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (413, "body_too_large")
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
 def test_connection_is_kept_unless_the_client_says_otherwise() -> None:
     async def act(app: Running, client: RawClient) -> None:
         del app
