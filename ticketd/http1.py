@@ -29,6 +29,9 @@ HEAD_LIMIT_BYTES = 64 * 1024
 # A body with its framing: chunks may be as small as a byte, their extensions and the trailers must
 # not go on for ever.
 FRAMED_BODY_LIMIT_BYTES = 8 * BODY_LIMIT_BYTES
+# So much is parsed at once. What may be thousands of small requests becomes requests only as they
+# are answered, and other connections have their turn between.
+PORTION_BYTES = 16 * 1024
 # After a last answer, what the client still sends is read for so long: closing at once could take
 # the answer from it (RFC 9112, 9.6).
 LINGER_SECONDS = 2.0
@@ -65,12 +68,13 @@ class Host(Protocol):
 
 class Connection(asyncio.Protocol):
     """One client. At most one request is worked on; what else has arrived waits, and nothing more
-    is read meanwhile."""
+    is read meanwhile. `_rest` is what has arrived and is not yet parsed."""
 
     _transport: asyncio.Transport
     _active: Exchange | None = None
     _reading: Exchange | None = None
     _upgrading: Exchange | None = None
+    _rest = b""
     _url = b""
     _headers_bytes = 0
     _unread_head_bytes = 0
@@ -100,6 +104,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
+        if len(data) > PORTION_BYTES:
+            self._rest = data
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._read_on()
+            return
         if self._reading is None:
             if self._active is None and not self._unread_head_bytes:
                 self._since = self._host.now
@@ -120,6 +130,12 @@ class Connection(asyncio.Protocol):
             self._active.wake()
         self._start_next()
 
+    def _read_on(self) -> None:
+        """The next portion, unless requests wait already: the last of them to start comes here."""
+        if self._rest and not self._waiting:
+            portion, self._rest = self._rest[:PORTION_BYTES], self._rest[PORTION_BYTES:]
+            self.data_received(portion)
+
     def eof_received(self) -> bool:
         """A client that closes its side in the middle of a body hears about it; one that closes it
         while it waits for an answer has gone."""
@@ -134,6 +150,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._is_deaf = True
+        self._rest = b""
         self._waiting.clear()
         if self._active is not None:
             self._host.pipeline.count_abandoned()
@@ -177,7 +194,8 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """At once when no whole head has arrived; otherwise the next answer is the last."""
-        if self._active is None and not self._waiting and not self._is_lingering:
+        is_idle = self._active is None and not self._waiting and not self._rest
+        if is_idle and not self._is_lingering:
             self._is_deaf = True
             self._transport.close()
 
@@ -312,11 +330,17 @@ class Connection(asyncio.Protocol):
             exchange.start(self._host.pipeline, self._answer, self._ask_for_body)
         self._is_starting = False
         if bool(self._waiting) != self._is_paused:
-            self._is_paused = not self._is_paused
-            if self._is_paused:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+            self._turn_reading()
+
+    def _turn_reading(self) -> None:
+        if self._rest and not self._waiting:
+            asyncio.get_running_loop().call_soon(self._read_on)
+            return
+        self._is_paused = not self._is_paused
+        if self._is_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _answer(self, exchange: Exchange, response: Response) -> None:
         host = self._host
@@ -334,6 +358,7 @@ class Connection(asyncio.Protocol):
             self._start_next()
 
     def _end(self, exchange: Exchange) -> None:
+        self._rest = b""
         self._waiting.clear()
         more_may_come = not self._has_eof and (self._is_deaf or not exchange.is_complete)
         self._is_deaf = True

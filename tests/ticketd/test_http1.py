@@ -318,6 +318,30 @@ def test_silent_connections_are_closed() -> None:
     on_wire(act, dict.fromkeys(limits, "300ms"))
 
 
+def test_pipeline_without_an_end_is_taken_in_portions(database_url: str) -> None:
+    """10,000 requests in one read are not 10,000 requests in memory, and nobody waits for them."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(b"GET /tickets HTTP/1.1\r\nHost: x\r\n\r\n" + GET * 30_000)
+            await until(partial(_has_working, app, 1))
+            await asyncio.sleep(0.1)
+            (connection,) = app.server._connections
+            assert 1 < len(connection._waiting) < 1000
+            await asyncio.to_thread(blocker.rollback)
+        assert (await client.answer()).status == 200
+        async with RawClient(str(app.client.base_url)) as other:
+            other.send(GET)
+            assert (await other.answer()).status == 200
+        for _ in range(30_000):
+            assert (await client.answer()).status == 200
+        client.send(post())
+        assert (await client.answer()).status == 201
+
+    on_wire(act, {"DATABASE_URL": database_url, "TICKETD_ACCESS_LOG": "false"})
+
+
 def test_client_that_does_not_read_is_cut_off_and_held_back() -> None:
     """Its requests wait in its own socket: the server answers no more than the client takes."""
 
