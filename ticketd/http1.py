@@ -183,7 +183,7 @@ class Connection(asyncio.Protocol):
                 exchange.timed_out = True
                 exchange.interrupt(pipeline.overdue(exchange))
             return
-        if self._is_lingering:
+        if self._is_lingering and not self._is_choked:
             limit = LINGER_SECONDS
         elif self._is_choked or self._unread_head_bytes or self._reading is not None:
             limit = self._host.header_seconds
@@ -358,13 +358,17 @@ class Connection(asyncio.Protocol):
             self._start_next()
 
     def _end(self, exchange: Exchange) -> None:
+        more_may_come = not self._has_eof and (
+            self._is_deaf or self._is_paused or not exchange.is_complete
+        )
         self._rest = b""
         self._waiting.clear()
-        more_may_come = not self._has_eof and (self._is_deaf or not exchange.is_complete)
         self._is_deaf = True
         if more_may_come:
             self._is_lingering = True
             self._transport.write_eof()
+            if self._is_paused:
+                self._turn_reading()
         else:
             self._transport.close()
 

@@ -342,6 +342,29 @@ def test_pipeline_without_an_end_is_taken_in_portions(database_url: str) -> None
     on_wire(act, {"DATABASE_URL": database_url, "TICKETD_ACCESS_LOG": "false"})
 
 
+def test_last_answer_reaches_a_client_that_still_sends(database_url: str) -> None:
+    """Closed with data unread, a connection is reset, and an answer may be lost with it."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(b"GET /tickets HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+            await until(partial(_has_working, app, 1))
+            client.send(GET * 10_000)
+            await asyncio.sleep(0.1)
+            stopping = asyncio.create_task(app.server.stop())
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(blocker.rollback)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.reader.read() == b"", "an end and no reset"
+        client.writer.close()
+        await app.client.aclose()
+        await stopping
+
+    on_wire(act, {"DATABASE_URL": database_url})
+
+
 def test_client_that_does_not_read_is_cut_off_and_held_back() -> None:
     """Its requests wait in its own socket: the server answers no more than the client takes."""
 
