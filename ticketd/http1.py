@@ -373,7 +373,9 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _ask_for_body(self) -> None:
-        self._transport.write(CONTINUE)
+        """A client of HTTP/1.0 would take 100 for its answer (RFC 9110, 10.1.1)."""
+        if self._parser.get_http_version() != "1.0":
+            self._transport.write(CONTINUE)
 
 
 def _path(target: bytes) -> str:

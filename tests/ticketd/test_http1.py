@@ -176,6 +176,19 @@ def test_client_that_expects_it_is_told_to_continue() -> None:
     on_wire(act)
 
 
+def test_client_of_http_1_0_is_not_told_to_continue() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        head = post(b"Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+        client.send(head[: -len(BODY)])
+        await client.writer.drain()
+        await asyncio.sleep(0.1)
+        client.send(BODY)
+        assert (await client.answer()).status == 201
+
+    on_wire(act)
+
+
 def test_client_that_is_refused_is_not_told_to_continue() -> None:
     async def act(app: Running, client: RawClient) -> None:
         del app
