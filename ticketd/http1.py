@@ -276,8 +276,7 @@ class Connection(asyncio.Protocol):
         exchange = self._upgrading
         if exchange is None:  # CONNECT, which is refused by its method
             self._is_deaf = True
-            for refused in self._waiting:
-                refused.keep_alive = False
+            self._waiting[-1].keep_alive = False
             return
         framing = [
             (name, exchange.headers[name])

@@ -124,7 +124,8 @@ def test_every_form_of_a_target_finds_its_path(target: bytes) -> None:
 def test_tunnel_is_refused_and_what_follows_is_not_read() -> None:
     async def act(app: Running, client: RawClient) -> None:
         del app
-        client.send(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n" + GET)
+        client.send(GET * 2 + b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n" + GET)
+        assert [(await client.answer()).status for _ in range(2)] == [200, 200]
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (404, "close")
         assert await client.is_closed()
