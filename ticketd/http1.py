@@ -116,11 +116,12 @@ class Connection(asyncio.Protocol):
             self._unread_head_bytes += len(data)
         else:
             self._reading.framed_bytes += len(data)
-        before = len(self._waiting)
         try:
             self._parser.feed_data(data)
         except STOPS as error:
-            self._stop_parsing(error, data, is_first=len(self._waiting) == before)
+            # As long as no head of `data` was over, and none had begun before it.
+            is_first = self._unread_head_bytes == len(data)
+            self._stop_parsing(error, data, is_first=is_first)
         if self._reading is None:
             if self._unread_head_bytes > HEAD_LIMIT_BYTES:
                 self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
@@ -262,7 +263,7 @@ class Connection(asyncio.Protocol):
             exchange.keep_alive = False
 
     def _stop_parsing(self, error: Exception, data: bytes, *, is_first: bool) -> None:
-        """`is_first` when no head of `data` was over before."""
+        """`is_first` when the head that cannot be read begins with `data`."""
         if isinstance(error, httptools.HttpParserUpgrade):
             self._decline_upgrade(data[error.args[0] :])
         elif is_first and isinstance(error, httptools.HttpParserInvalidMethodError):

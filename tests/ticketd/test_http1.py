@@ -111,6 +111,23 @@ def test_what_is_not_http_is_400_and_ends_the_connection(request_bytes: bytes) -
     on_wire(act)
 
 
+def test_body_before_what_is_not_http_is_not_taken_for_a_request() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        body = b"GET /healthz HTTP/1.1\r\n"
+        client.send(post(body=body)[: -len(body)])
+        await client.writer.drain()
+        await asyncio.sleep(0.1)
+        client.send(body + b"\x00\r\n\r\n")
+        assert [(await client.answer()).code for _ in range(2)] == [
+            "malformed_json",
+            "malformed_request",
+        ]
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
 @pytest.mark.parametrize("target", [b"http://x/healthz", b"/%68ealthz", b"/healthz?"])
 def test_every_form_of_a_target_finds_its_path(target: bytes) -> None:
     async def act(app: Running, client: RawClient) -> None:
