@@ -1,6 +1,7 @@
 """HTTP/1.1 as it comes off the wire: framing, order, limits, and what is not HTTP at all."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.http_client import RawClient
 from tests.ticketd.application import NEW, Running, running
+from ticketd.http1 import Connection
 
 Act = Callable[[Running, RawClient], Awaitable[None]]
 BODY = orjson.dumps(NEW)
@@ -474,6 +476,26 @@ async def _somebody_waits_for_a_lock(url: str) -> bool:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         return await cursor.fetchone() != (0,)
+
+
+def test_stop_does_not_wait_for_a_connection_that_was_just_accepted(database_url: str) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(post())
+            await until(partial(_somebody_waits_for_a_lock, database_url))
+            stopping = asyncio.create_task(app.server.stop())
+            await asyncio.sleep(0.05)
+            ours, theirs = socket.socketpair()
+            with ours:
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: Connection(app.server), theirs)
+                await asyncio.to_thread(blocker.rollback)
+                assert (await client.answer()).status == 201
+                await app.client.aclose()
+                await asyncio.wait_for(stopping, 5.0)
+
+    on_wire(act, {"DATABASE_URL": database_url})
 
 
 def test_stop_closes_idle_connections_and_lets_the_last_answer_out(database_url: str) -> None:
