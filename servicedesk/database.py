@@ -57,6 +57,8 @@ def _connection_settings(application: str) -> dict[str, Any]:
     return {
         "autocommit": True,
         "application_name": application,
+        # Texts go out as UTF-8 without asking, whatever the database or the URL prefers.
+        "client_encoding": "UTF8",
         "connect_timeout": 5,
         # A server that has vanished without a word is noticed within half a minute.
         "tcp_user_timeout": 20_000,

@@ -13,7 +13,7 @@ Finish = Callable[["Exchange", Response], None]
 
 class Exchange(Request):
     """`keep_alive` is what the client asked for; `refusal` is the error of what could not be read
-    as a request.
+    as a request; `framed_bytes` is how much has come since its head, chunk sizes and all.
 
     The coroutine is driven by hand: it runs in the very call that brings what it waits for, without
     a task and its turns of the event loop. It may await nothing but Pendings.
@@ -21,6 +21,7 @@ class Exchange(Request):
 
     keep_alive = False
     is_complete = False
+    framed_bytes = 0
     refusal: RequestError | None = None
     _body = b""
     _received = 0

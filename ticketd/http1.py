@@ -14,17 +14,24 @@ from urllib.parse import unquote_to_bytes
 import httptools
 
 from ticketd.errors import (
+    BodyTooLargeError,
     HeadersTooLargeError,
     MalformedBodyError,
     MalformedRequestError,
     RequestError,
 )
 from ticketd.exchange import Exchange
-from ticketd.messages import Response, header_lines
+from ticketd.messages import BODY_LIMIT_BYTES, Response, header_lines
 from ticketd.middleware import HEADERS_LIMIT_BYTES, Pipeline
 
 # A head that is not over by then is not read on; the pipeline's limit, below it, names a header.
 HEAD_LIMIT_BYTES = 64 * 1024
+# A body with its framing: chunks may be as small as a byte, their extensions and the trailers must
+# not go on for ever.
+FRAMED_BODY_LIMIT_BYTES = 8 * BODY_LIMIT_BYTES
+# So much is parsed at once. What may be thousands of small requests becomes requests only as they
+# are answered, and other connections have their turn between.
+PORTION_BYTES = 16 * 1024
 # After a last answer, what the client still sends is read for so long: closing at once could take
 # the answer from it (RFC 9112, 9.6).
 LINGER_SECONDS = 2.0
@@ -61,12 +68,13 @@ class Host(Protocol):
 
 class Connection(asyncio.Protocol):
     """One client. At most one request is worked on; what else has arrived waits, and nothing more
-    is read meanwhile."""
+    is read meanwhile. `_rest` is what has arrived and is not yet parsed."""
 
     _transport: asyncio.Transport
     _active: Exchange | None = None
     _reading: Exchange | None = None
     _upgrading: Exchange | None = None
+    _rest = b""
     _url = b""
     _headers_bytes = 0
     _unread_head_bytes = 0
@@ -96,20 +104,38 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
             return
+        if len(data) > PORTION_BYTES:
+            self._rest = data
+            self._is_paused = True
+            self._transport.pause_reading()
+            self._read_on()
+            return
         if self._reading is None:
             if self._active is None and not self._unread_head_bytes:
                 self._since = self._host.now
             self._unread_head_bytes += len(data)
-        before = len(self._waiting)
+        else:
+            self._reading.framed_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except STOPS as error:
-            self._stop_parsing(error, data, is_first=len(self._waiting) == before)
-        if self._reading is None and self._unread_head_bytes > HEAD_LIMIT_BYTES:
-            self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
+            # As long as no head of `data` was over, and none had begun before it.
+            is_first = self._unread_head_bytes == len(data)
+            self._stop_parsing(error, data, is_first=is_first)
+        if self._reading is None:
+            if self._unread_head_bytes > HEAD_LIMIT_BYTES:
+                self._refuse(HeadersTooLargeError(HEADERS_LIMIT_BYTES, "headers", HEAD_LIMIT_BYTES))
+        elif self._reading.framed_bytes > FRAMED_BODY_LIMIT_BYTES:
+            self._refuse(BodyTooLargeError(BODY_LIMIT_BYTES))
         if self._active is not None:
             self._active.wake()
         self._start_next()
+
+    def _read_on(self) -> None:
+        """The next portion, unless requests wait already: the last of them to start comes here."""
+        if self._rest and not self._waiting:
+            portion, self._rest = self._rest[:PORTION_BYTES], self._rest[PORTION_BYTES:]
+            self.data_received(portion)
 
     def eof_received(self) -> bool:
         """A client that closes its side in the middle of a body hears about it; one that closes it
@@ -125,6 +151,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         del exc
         self._is_deaf = True
+        self._rest = b""
         self._waiting.clear()
         if self._active is not None:
             self._host.pipeline.count_abandoned()
@@ -157,7 +184,7 @@ class Connection(asyncio.Protocol):
                 exchange.timed_out = True
                 exchange.interrupt(pipeline.overdue(exchange))
             return
-        if self._is_lingering:
+        if self._is_lingering and not self._is_choked:
             limit = LINGER_SECONDS
         elif self._is_choked or self._unread_head_bytes or self._reading is not None:
             limit = self._host.header_seconds
@@ -168,19 +195,20 @@ class Connection(asyncio.Protocol):
 
     def close_when_idle(self) -> None:
         """At once when no whole head has arrived; otherwise the next answer is the last."""
-        if self._active is None and not self._waiting and not self._is_lingering:
+        is_idle = self._active is None and not self._waiting and not self._rest
+        if is_idle and not self._is_lingering:
             self._is_deaf = True
             self._transport.close()
 
     # The parser.
 
     def on_url(self, url: bytes) -> None:
-        if self._upgrading is None:
-            self._url += url
+        self._url += url
         self._unread_head_bytes = self._unread_head_bytes or 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._upgrading is None:
+        """Of trailers nothing is kept, least of all for the next request (RFC 9110, 6.5.1)."""
+        if self._reading is None:
             name = name.lower()
             self._headers_bytes += len(name) + len(value)
             headers = self._headers
@@ -190,6 +218,7 @@ class Connection(asyncio.Protocol):
         self._unread_head_bytes = 0
         if self._upgrading is not None:
             self._reading, self._upgrading = self._upgrading, None
+            self._url, self._headers, self._headers_bytes = b"", {}, 0
             return
         parser, headers = self._parser, self._headers
         method = parser.get_method()
@@ -234,7 +263,7 @@ class Connection(asyncio.Protocol):
             exchange.keep_alive = False
 
     def _stop_parsing(self, error: Exception, data: bytes, *, is_first: bool) -> None:
-        """`is_first` when no head of `data` was over before."""
+        """`is_first` when the head that cannot be read begins with `data`."""
         if isinstance(error, httptools.HttpParserUpgrade):
             self._decline_upgrade(data[error.args[0] :])
         elif is_first and isinstance(error, httptools.HttpParserInvalidMethodError):
@@ -248,8 +277,7 @@ class Connection(asyncio.Protocol):
         exchange = self._upgrading
         if exchange is None:  # CONNECT, which is refused by its method
             self._is_deaf = True
-            for refused in self._waiting:
-                refused.keep_alive = False
+            self._waiting[-1].keep_alive = False
             return
         framing = [
             (name, exchange.headers[name])
@@ -302,11 +330,17 @@ class Connection(asyncio.Protocol):
             exchange.start(self._host.pipeline, self._answer, self._ask_for_body)
         self._is_starting = False
         if bool(self._waiting) != self._is_paused:
-            self._is_paused = not self._is_paused
-            if self._is_paused:
-                self._transport.pause_reading()
-            else:
-                self._transport.resume_reading()
+            self._turn_reading()
+
+    def _turn_reading(self) -> None:
+        if self._rest and not self._waiting:
+            asyncio.get_running_loop().call_soon(self._read_on)
+            return
+        self._is_paused = not self._is_paused
+        if self._is_paused:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _answer(self, exchange: Exchange, response: Response) -> None:
         host = self._host
@@ -324,17 +358,24 @@ class Connection(asyncio.Protocol):
             self._start_next()
 
     def _end(self, exchange: Exchange) -> None:
+        more_may_come = not self._has_eof and (
+            self._is_deaf or self._is_paused or not exchange.is_complete
+        )
+        self._rest = b""
         self._waiting.clear()
-        more_may_come = not self._has_eof and (self._is_deaf or not exchange.is_complete)
         self._is_deaf = True
         if more_may_come:
             self._is_lingering = True
             self._transport.write_eof()
+            if self._is_paused:
+                self._turn_reading()
         else:
             self._transport.close()
 
     def _ask_for_body(self) -> None:
-        self._transport.write(CONTINUE)
+        """A client of HTTP/1.0 would take 100 for its answer (RFC 9110, 10.1.1)."""
+        if self._parser.get_http_version() != "1.0":
+            self._transport.write(CONTINUE)
 
 
 def _path(target: bytes) -> str:

@@ -70,6 +70,9 @@ class HttpServer:
         for connection in list(self._connections):
             working += connection.is_working
             connection.check()
+            if self.is_stopping:
+                # One may have been accepted just before, or have sent what is no whole head.
+                connection.close_when_idle()
         self._report(working)
 
     async def stop(self) -> None:

@@ -213,11 +213,12 @@ class WorkerFiles(Collector):
     library offers fails on it.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, files: str = "*.db") -> None:
         self._directory = directory
+        self._files = files
 
     def collect(self) -> Iterable[Metric]:
-        files = [str(path) for path in self._directory.glob("*.db") if _size_bytes(path)]
+        files = [str(path) for path in self._directory.glob(self._files) if _size_bytes(path)]
         found: Iterable[Metric] = MultiProcessCollector.merge(files)  # type: ignore[no-untyped-call]  # untyped there
         return found
 
@@ -237,10 +238,12 @@ def exposition(directory: Path) -> bytes:
 
 
 def gauges(directory: Path) -> Mapping[str, float]:
-    """The gauges without labels, over all live workers; those that nobody has set are missing."""
+    """The gauges without labels, over all live workers; those that nobody has set are missing.
+
+    The files of counters are left alone: probes ask for this, and dead workers leave theirs."""
     return {
         sample.name: sample.value
-        for metric in WorkerFiles(directory).collect()
+        for metric in WorkerFiles(directory, "gauge_*.db").collect()
         if metric.type == "gauge"
         for sample in metric.samples
         if not sample.labels

@@ -136,19 +136,26 @@ class Supervisor:
             now = time.monotonic()
             missing = self._count - len(self._running)
             if missing and now >= start_at:
-                self._running += [self._start() for _ in range(missing)]
+                missing -= self._start(missing)
                 start_at = now + RESTART_SECONDS
-                missing = 0
             sentinels = [process.sentinel for process in self._running]
             wait([ears, *sentinels], start_at - now if missing else None)
             self._bury()
 
-    def _start(self) -> SpawnProcess:
-        process = self._context.Process(
-            target=worker.run, args=(self._address,), name="ticketd worker"
-        )
-        process.start()
-        return process
+    def _start(self, count: int) -> int:
+        """How many were started; the others are for another time, and no reason to give up those
+        that run."""
+        for started in range(count):
+            process = self._context.Process(
+                target=worker.run, args=(self._address,), name="ticketd worker"
+            )
+            try:
+                process.start()
+            except OSError as error:  # no memory, no descriptor, too many processes
+                self._log.error("worker_not_started", error=error)
+                return started
+            self._running.append(process)
+        return count
 
     def _bury(self) -> None:
         """Take the dead off the list; not while stopping, when ending is what they are to do."""

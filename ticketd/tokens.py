@@ -22,6 +22,8 @@ NAME = re.compile(r"[!-~]{1,100}")
 HEAD_BYTES = 8
 CHECK_SECONDS = 1.0
 SEEN_HEADERS = 10_000
+# Longer ones are those of somebody who pads a token with spaces.
+SEEN_HEADER_BYTES = 512
 MISSING = "Send a token: Authorization: Bearer …"
 
 
@@ -106,7 +108,7 @@ class TokenFile:
         caller = self._seen.get(authorization)
         if caller is None:
             caller = self._find(authorization)
-            if len(self._seen) < SEEN_HEADERS:
+            if len(self._seen) < SEEN_HEADERS and len(authorization) <= SEEN_HEADER_BYTES:
                 self._seen[authorization] = caller
         return caller
 

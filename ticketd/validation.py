@@ -29,6 +29,8 @@ LIMIT = re.compile(r"[1-9]\d{0,2}", re.ASCII)
 DEFAULT_LIMIT = 50
 MAXIMUM_LIMIT = 200
 MAXIMUM_PARAMETERS = 50
+# Of a body: naming each of the 40,000 wrong ones that fit into it would hold up everybody else.
+MAXIMUM_MEMBERS = 50
 
 
 def text(minimum: int, maximum: int) -> Check:
@@ -125,6 +127,11 @@ def _checked(
         raise MalformedBodyError(f"The body is not JSON: {error}") from None
     if type(found) is not dict:
         raise MalformedBodyError("The body is JSON, but not an object")
+    if len(found) > MAXIMUM_MEMBERS:
+        message = f"has {len(found)} members, over {MAXIMUM_MEMBERS} are not looked at"
+        raise InvalidFieldsError(
+            [FieldError(field="body", code="too_many_members", message=message)]
+        )
     errors = [_missing(name) for name in required if name not in found]
     for name, value in found.items():
         check = checks.get(name)

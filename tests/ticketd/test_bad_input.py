@@ -102,6 +102,14 @@ WRONG_MEMBERS: dict[str, tuple[bytes, list[tuple[str, str]]]] = {
         b'{"title": "a", "requester": "b", "description": "%s"}' % (b"x" * 5001),
         [("description", "too_long")],
     ),
+    "40 unknown members": (
+        b'{"title": "a", "requester": "b", %s}' % b",".join(b'"%d": 1' % n for n in range(40)),
+        [(str(number), "unknown_field") for number in range(40)],
+    ),
+    "20,000 unknown members": (
+        b'{"title": "a", "requester": "b", %s}' % b",".join(b'"%d": 1' % n for n in range(20_000)),
+        [("body", "too_many_members")],
+    ),
     "all at once": (
         b'{"title": 1, "priority": "x", "extra": 2}',
         [

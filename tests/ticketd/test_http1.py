@@ -1,6 +1,7 @@
 """HTTP/1.1 as it comes off the wire: framing, order, limits, and what is not HTTP at all."""
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.http_client import RawClient
 from tests.ticketd.application import NEW, Running, running
+from ticketd.http1 import Connection
 
 Act = Callable[[Running, RawClient], Awaitable[None]]
 BODY = orjson.dumps(NEW)
@@ -111,6 +113,23 @@ def test_what_is_not_http_is_400_and_ends_the_connection(request_bytes: bytes) -
     on_wire(act)
 
 
+def test_body_before_what_is_not_http_is_not_taken_for_a_request() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        body = b"GET /healthz HTTP/1.1\r\n"
+        client.send(post(body=body)[: -len(body)])
+        await client.writer.drain()
+        await asyncio.sleep(0.1)
+        client.send(body + b"\x00\r\n\r\n")
+        assert [(await client.answer()).code for _ in range(2)] == [
+            "malformed_json",
+            "malformed_request",
+        ]
+        assert await client.is_closed()
+
+    on_wire(act)
+
+
 @pytest.mark.parametrize("target", [b"http://x/healthz", b"/%68ealthz", b"/healthz?"])
 def test_every_form_of_a_target_finds_its_path(target: bytes) -> None:
     async def act(app: Running, client: RawClient) -> None:
@@ -124,7 +143,8 @@ def test_every_form_of_a_target_finds_its_path(target: bytes) -> None:
 def test_tunnel_is_refused_and_what_follows_is_not_read() -> None:
     async def act(app: Running, client: RawClient) -> None:
         del app
-        client.send(b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n" + GET)
+        client.send(GET * 2 + b"CONNECT db:5432 HTTP/1.1\r\nHost: db:5432\r\n\r\n" + GET)
+        assert [(await client.answer()).status for _ in range(2)] == [200, 200]
         answer = await client.answer()
         assert (answer.status, answer.headers["connection"]) == (404, "close")
         assert await client.is_closed()
@@ -176,6 +196,19 @@ def test_client_that_expects_it_is_told_to_continue() -> None:
     on_wire(act)
 
 
+def test_client_of_http_1_0_is_not_told_to_continue() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        head = post(b"Expect: 100-continue").replace(b"HTTP/1.1", b"HTTP/1.0")
+        client.send(head[: -len(BODY)])
+        await client.writer.drain()
+        await asyncio.sleep(0.1)
+        client.send(BODY)
+        assert (await client.answer()).status == 201
+
+    on_wire(act)
+
+
 def test_client_that_is_refused_is_not_told_to_continue() -> None:
     async def act(app: Running, client: RawClient) -> None:
         del app
@@ -196,6 +229,40 @@ def test_refusal_before_the_body_leaves_the_connection_usable() -> None:
         assert (await client.answer()).status == 415
         client.send(BODY + post())
         assert (await client.answer()).status == 201
+
+    on_wire(act)
+
+
+@pytest.mark.parametrize("offer", [(), (b"Connection: Upgrade", b"Upgrade: h2c")])
+def test_trailers_are_no_headers_of_the_next_request(offer: tuple[bytes, ...]) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        trailers = b"X-Request-Id: of-a-trailer\r\nHost: y\r\nExpect: 100-continue\r\n\r\n"
+        body = CHUNKED.removesuffix(b"\r\n") + trailers
+        client.send(post(*offer, b"Transfer-Encoding: chunked", body=body) + post())
+        assert (await client.answer()).status == 201
+        answer = await client.answer()
+        assert answer.status == 201
+        assert answer.headers["x-request-id"] != "of-a-trailer"
+
+    on_wire(act)
+
+
+ENDLESS = {
+    "trailers": b"0\r\n" + b"X: yes\r\n" * 500_000,
+    "one trailer": b"0\r\nX: " + b"x" * 3_000_000,
+    "a chunk's extension": b"1;" + b"x" * 3_000_000,
+}
+
+
+@pytest.mark.parametrize("body", ENDLESS.values(), ids=ENDLESS)
+def test_framing_without_an_end_is_refused(body: bytes) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        del app
+        client.send(post(b"Transfer-Encoding: chunked", body=body))
+        answer = await client.answer()
+        assert (answer.status, answer.code) == (413, "body_too_large")
+        assert await client.is_closed()
 
     on_wire(act)
 
@@ -284,6 +351,53 @@ def test_silent_connections_are_closed() -> None:
     on_wire(act, dict.fromkeys(limits, "300ms"))
 
 
+def test_pipeline_without_an_end_is_taken_in_portions(database_url: str) -> None:
+    """10,000 requests in one read are not 10,000 requests in memory, and nobody waits for them."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(b"GET /tickets HTTP/1.1\r\nHost: x\r\n\r\n" + GET * 30_000)
+            await until(partial(_has_working, app, 1))
+            await asyncio.sleep(0.1)
+            (connection,) = app.server._connections
+            assert 1 < len(connection._waiting) < 1000
+            await asyncio.to_thread(blocker.rollback)
+        assert (await client.answer()).status == 200
+        async with RawClient(str(app.client.base_url)) as other:
+            other.send(GET)
+            assert (await other.answer()).status == 200
+        for _ in range(30_000):
+            assert (await client.answer()).status == 200
+        client.send(post())
+        assert (await client.answer()).status == 201
+
+    on_wire(act, {"DATABASE_URL": database_url, "TICKETD_ACCESS_LOG": "false"})
+
+
+def test_last_answer_reaches_a_client_that_still_sends(database_url: str) -> None:
+    """Closed with data unread, a connection is reset, and an answer may be lost with it."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(b"GET /tickets HTTP/1.1\r\nHost: x\r\n\r\n" + GET)
+            await until(partial(_has_working, app, 1))
+            client.send(GET * 10_000)
+            await asyncio.sleep(0.1)
+            stopping = asyncio.create_task(app.server.stop())
+            await asyncio.sleep(0.1)
+            await asyncio.to_thread(blocker.rollback)
+        answer = await client.answer()
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await client.reader.read() == b"", "an end and no reset"
+        client.writer.close()
+        await app.client.aclose()
+        await stopping
+
+    on_wire(act, {"DATABASE_URL": database_url})
+
+
 def test_client_that_does_not_read_is_cut_off_and_held_back() -> None:
     """Its requests wait in its own socket: the server answers no more than the client takes."""
 
@@ -362,6 +476,26 @@ async def _somebody_waits_for_a_lock(url: str) -> bool:
             " WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
         return await cursor.fetchone() != (0,)
+
+
+def test_stop_does_not_wait_for_a_connection_that_was_just_accepted(database_url: str) -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        with psycopg.connect(database_url) as blocker:
+            blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+            client.send(post())
+            await until(partial(_somebody_waits_for_a_lock, database_url))
+            stopping = asyncio.create_task(app.server.stop())
+            await asyncio.sleep(0.05)
+            ours, theirs = socket.socketpair()
+            with ours:
+                loop = asyncio.get_running_loop()
+                await loop.connect_accepted_socket(lambda: Connection(app.server), theirs)
+                await asyncio.to_thread(blocker.rollback)
+                assert (await client.answer()).status == 201
+                await app.client.aclose()
+                await asyncio.wait_for(stopping, 5.0)
+
+    on_wire(act, {"DATABASE_URL": database_url})
 
 
 def test_stop_closes_idle_connections_and_lets_the_last_answer_out(database_url: str) -> None:

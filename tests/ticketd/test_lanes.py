@@ -158,6 +158,30 @@ def test_full_queue_refuses_at_once(database_url: str) -> None:
     assert count(database_url, TICKETS) == 4
 
 
+def test_texts_are_kept_whatever_encoding_the_url_prefers(database_url: str) -> None:
+    async def act() -> None:
+        async with postgres_store(f"{database_url}?client_encoding=LATIN1") as store:
+            ticket = await add(store, assignee="Игорь")
+            assert await store.get(ticket.id) == ticket
+        async with postgres_store(database_url) as store:
+            assert await store.get(ticket.id) == ticket
+
+    asyncio.run(act())
+
+
+def test_migration_of_a_column_under_prepared_statements_is_no_error(database_url: str) -> None:
+    async def act() -> None:
+        async with postgres_store(database_url) as store:
+            ticket = await add(store)
+            assert await store.get(ticket.id) == ticket
+            with psycopg.connect(database_url) as connection:
+                connection.execute("ALTER TABLE tickets ALTER assignee TYPE varchar(300)")
+            for _ in range(4):
+                assert await store.get(ticket.id) == ticket
+
+    asyncio.run(act())
+
+
 def test_changes_of_the_same_tickets_from_two_stores_never_deadlock(database_url: str) -> None:
     """Both change the same tickets at once, in opposite order: every change is made, once."""
 

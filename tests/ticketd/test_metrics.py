@@ -1,8 +1,10 @@
 """Tallies hand over exactly what single observations would have."""
 
+from pathlib import Path
+
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from ticketd.metrics import SECONDS_BUCKETS, Tally
+from ticketd.metrics import SECONDS_BUCKETS, Tally, gauges
 
 VALUES = (0.0, 0.0005, 0.00051, 0.001, 0.3, 0.3, 10.0, 11.0, 1e9)
 
@@ -26,3 +28,8 @@ def test_tally_is_what_the_library_would_have_observed() -> None:
         tallied.flush()
         tallied.flush()
         assert values(one) == values(other)
+
+
+def test_probes_do_not_read_what_dead_workers_have_counted(tmp_path: Path) -> None:
+    (tmp_path / "counter_1.db").write_bytes(b"not to be read")
+    assert gauges(tmp_path) == {}

@@ -121,6 +121,25 @@ def test_killed_worker_comes_back(start_daemon: StartDaemon, database_url: str) 
     assert daemon.terminate() == 0
 
 
+def test_worker_that_cannot_be_started_is_tried_again_and_the_other_goes_on(
+    start_daemon: StartDaemon, database_url: str
+) -> None:
+    daemon = start_daemon(
+        "ticketd", {"DATABASE_URL": database_url, "TICKETD_WORKERS": "2"}
+    ).wait_ready()
+    main = psutil.Process(daemon.pid)
+    wait_until(lambda: len(workers(daemon)) == 2, 5, "second worker")
+    limits = main.rlimit(psutil.RLIMIT_NOFILE)
+    main.rlimit(psutil.RLIMIT_NOFILE, (main.num_fds(), limits[1]))
+    workers(daemon)[0].kill()
+    wait_until(lambda: daemon.events("worker_not_started"), 5, "failed start")
+    assert len(workers(daemon)) == 1
+    assert httpx.get(f"{daemon.url}/healthz").status_code == 200
+    main.rlimit(psutil.RLIMIT_NOFILE, limits)
+    wait_until(lambda: len(workers(daemon)) == 2, 5, "new worker")
+    assert daemon.terminate() == 0
+
+
 def test_workers_end_when_their_parent_is_killed(start_daemon: StartDaemon) -> None:
     daemon = start_daemon("ticketd", {}).wait_ready()
     orphans = workers(daemon)

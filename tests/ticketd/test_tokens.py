@@ -94,6 +94,16 @@ def test_changed_file_is_read_after_a_second_and_a_broken_one_is_not(tmp_path: P
     assert events == ["tokens_read", "tokens_kept", "tokens_kept", "tokens_read"]
 
 
+def test_padded_tokens_are_known_and_not_remembered(tmp_path: Path) -> None:
+    """A caller may write a token in as many ways as there are spaces in 16 KB of headers."""
+    path = tmp_path / "tokens"
+    path.write_text(f"desk {digest('one')} tickets:read\n")
+    tokens = TokenFile(path, Clock(), Log("ticketd", stream=io.StringIO()))
+    for spaces in range(1, 1000):
+        assert tokens.caller(b"Bearer " + b" " * spaces * 10 + b"one").name == "desk"
+    assert len(tokens._seen) < 60
+
+
 def test_file_replaced_by_one_of_the_same_size_and_time_is_noticed(tmp_path: Path) -> None:
     path, clock = tmp_path / "tokens", Clock()
     path.write_text(f"desk {digest('one')} tickets:read\n")
