@@ -35,7 +35,8 @@ class AddressError(Exception):
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit(0))
     try:
         config = Config.from_environment(os.environ)
         if config.tokens_file is not None:

@@ -361,7 +361,7 @@ def test_pipeline_without_an_end_is_taken_in_portions(database_url: str) -> None
             await until(partial(_has_working, app, 1))
             await asyncio.sleep(0.1)
             (connection,) = app.server._connections
-            assert 1 < len(connection._waiting) < 1000
+            assert 1 < len(connection._reader.waiting) < 1000
             await asyncio.to_thread(blocker.rollback)
         assert (await client.answer()).status == 200
         async with RawClient(str(app.client.base_url)) as other:
