@@ -12,6 +12,7 @@ from bench.machine import PROJECT
 from bench.percentiles import Spread, ratios, spread_of
 from bench.result import RESULTS, Result, ResultError, Sample, read_results
 from bench.table import groups, median
+from bench.wanted import wanted_table
 
 DOCS = PROJECT / "docs"
 MAIN = "ticketd"
@@ -36,7 +37,7 @@ def report(results: Sequence[Result]) -> tuple[str, dict[str, str]]:
     sections = [INTRODUCTION]
     if not results:
         return "\n\n".join([*sections, "There are no results yet: `make bench`."]) + "\n", charts
-    for make in (_peers, _latency, _overload, _iterations, _newest):
+    for make in (_wanted, _peers, _latency, _overload, _iterations, _newest):
         section = make(results, charts)
         if section:
             sections.append(section)
@@ -68,8 +69,19 @@ def main() -> int:
     return 0
 
 
+def _wanted(results: Sequence[Result], charts: dict[str, str]) -> str:
+    del charts
+    explanation = (
+        "From the newest run that has it; medians of the rounds, ratios taken round by round. "
+        "What is missed is told in [iterations](iterations/README.md)."
+    )
+    return f"## What was wanted\n\n{explanation}\n\n{wanted_table(results)}"
+
+
 def _peers(results: Sequence[Result], charts: dict[str, str]) -> str:
-    result = _last(results, lambda found: any(_of(found, "create", peer) for peer in PEERS))
+    result = _last(
+        results, lambda found: any(_of(found, "create", peer) for peer in ("go", "fastapi"))
+    )
     if result is None:
         return ""
     parts = ["## Beside others", _facts(result)]

@@ -8,16 +8,18 @@ import signal
 import socket
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import httpx
+import orjson
 import psutil
 import psycopg
 import pytest
 
 from tests.conftest import StartDaemon
 from tests.support.processes import Daemon, free_port, wait_until
+from tests.support.raw_http import request_bytes
 from tests.ticketd.application import NEW
 
 Environment = dict[str, str]
@@ -213,6 +215,39 @@ def test_stop_under_load_answers_every_accepted_request(
     assert daemon.events("worker_killed") == []
     logged = [event["status"] for event in daemon.events("request")]
     assert logged.count(201) == len(kept)
+
+
+def test_stop_with_a_full_queue_answers_all_of_it(
+    start_daemon: StartDaemon, database_url: str
+) -> None:
+    """Sixty creations wait in a queue of sixty, one statement each, when the stop comes."""
+    limits = {"TICKETD_LANES": "1", "TICKETD_BATCH_LIMIT": "1", "TICKETD_QUEUE_LIMIT": "60"}
+    patience = {"TICKETD_REQUEST_TIMEOUT": "30s", "SHUTDOWN_TIMEOUT": "30s"}
+    environment = {"DATABASE_URL": database_url} | limits | patience
+    daemon = start_daemon("ticketd", environment).wait_ready()
+    body = orjson.dumps(NEW)
+    headers = [("Content-Type", "application/json")]
+    request = request_bytes("POST", "/tickets", headers, body)
+    address = ("127.0.0.1", int(daemon.url.rpartition(":")[2]))
+    with ExitStack() as stack:
+        blocker = stack.enter_context(psycopg.connect(database_url))
+        blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
+        clients = []
+        for _ in range(61):
+            clients.append(stack.enter_context(socket.create_connection(address)))
+            clients[-1].sendall(request)
+        in_flight = "ticketd_http_requests_in_flight"
+        wait_until(lambda: sample(daemon.metrics(), in_flight) == 61, 10, "full queue")
+        daemon.send(signal.SIGTERM)
+        wait_until(lambda: not daemon.is_ready(), 10, "failing readiness")
+        blocker.rollback()
+        answers = [client.makefile("rb").readline() for client in clients]
+    assert answers == [b"HTTP/1.1 201 Created\r\n"] * 61
+    assert daemon.wait_exit(10) == 0
+    with psycopg.connect(database_url) as connection:
+        for table in ("tickets", "outbox"):
+            found = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
+            assert found == (61,)
 
 
 def test_readiness_fails_at_once_and_liveness_stays_good_while_a_request_finishes(

@@ -1,0 +1,148 @@
+"""What was wanted, held against the newest runs that have it. The bars are those of the project's
+performance goals; what was measured comes from result files."""
+
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from bench.charts import number_text
+from bench.percentiles import Spread, ratios, spread_of
+from bench.result import Result, Sample
+
+OWN = "ticketd"
+UNBATCHED = "nobatch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """`found` is None where a run does not have what it takes. `at_most`: lower is better."""
+
+    what: str
+    bar: float
+    at_most: bool
+    found: Callable[[Result], Spread | None]
+
+
+def wanted_table(results: Sequence[Result]) -> str:
+    rows = ["| what | wanted | measured | met | run |", "| --- | ---: | ---: | --- | --- |"]
+    for bar in BARS:
+        for result in reversed(results):
+            spread = bar.found(result)
+            if spread is not None:
+                rows.append(_row(bar, spread, result))
+                break
+    return "\n".join(rows)
+
+
+def _row(bar: Bar, spread: Spread, result: Result) -> str:
+    met = spread.median <= bar.bar if bar.at_most else spread.median >= bar.bar
+    low, high = number_text(spread.lowest), number_text(spread.highest)
+    sign = "≤" if bar.at_most else "≥"
+    measured = f"{number_text(spread.median)} ({low}–{high})"
+    answer = "yes" if met else "**no**"
+    return f"| {bar.what} | {sign} {bar.bar:g} | {measured} | {answer} | {result.label} |"
+
+
+def _of(result: Result, scenario: str, contestant: str = OWN) -> list[Sample]:
+    return [
+        sample
+        for sample in result.samples
+        if (sample.scenario, sample.contestant) == (scenario, contestant)
+    ]
+
+
+def _rates(samples: Sequence[Sample]) -> list[float]:
+    return [sample.figures.rate for sample in samples]
+
+
+def rate_to(scenario: str, peer: str) -> Callable[[Result], Spread | None]:
+    """The ratio of rates, round by round, in runs that have all three peers."""
+
+    def found(result: Result) -> Spread | None:
+        own, other = _of(result, scenario), _of(result, scenario, peer)
+        return ratios(_rates(own), _rates(other)) if own and other else None
+
+    return found
+
+
+def cpu_of(scenario: str) -> Callable[[Result], Spread | None]:
+    """In runs beside the Go service, where nothing but peers was interleaved."""
+
+    def found(result: Result) -> Spread | None:
+        if not _of(result, scenario, "go"):
+            return None
+        values = [sample.cpu_us["service"] for sample in _of(result, scenario)]
+        return spread_of(values) if values else None
+
+    return found
+
+
+def latency_at(share: float) -> Callable[[Result], Spread | None]:
+    """The p99 at this share of the run's own capacity, in milliseconds."""
+
+    def found(result: Result) -> Spread | None:
+        capacity = _rates(_of(result, "create"))
+        samples = _of(result, "latency")
+        if not capacity or not samples:
+            return None
+        rate = statistics.median(capacity) * share
+        near = [sample for sample in samples if _is_near(sample.figures.offered, rate)]
+        return spread_of(list(_p99(near))) if near else None
+
+    return found
+
+
+def overload_to_capacity(value: Callable[[Sample], float]) -> Callable[[Result], Spread | None]:
+    """A value at several times capacity to the same at capacity, round by round."""
+
+    def found(result: Result) -> Spread | None:
+        samples = _of(result, "overload")
+        offered = sorted({sample.figures.offered or 0.0 for sample in samples})
+        if len(offered) < 2:
+            return None
+        low, high = (
+            [value(sample) for sample in samples if sample.figures.offered == rate]
+            for rate in (offered[0], offered[-1])
+        )
+        return ratios(high, low)
+
+    return found
+
+
+def alone_to_unbatched(result: Result) -> Spread | None:
+    own, other = _of(result, "alone"), _of(result, "alone", UNBATCHED)
+    return ratios(_rates(own), _rates(other)) if own and other else None
+
+
+def _is_near(offered: float | None, rate: float) -> bool:
+    return offered is not None and abs(offered - rate) <= 0.02 * rate
+
+
+def _p99(samples: Sequence[Sample]) -> Iterator[float]:
+    for sample in samples:
+        if sample.figures.latency is not None:
+            yield sample.figures.latency.p99
+
+
+def _p99_of(sample: Sample) -> float:
+    return sample.figures.latency.p99 if sample.figures.latency is not None else 0.0
+
+
+BARS = (
+    Bar(what="creates/s, to pgbench's single-row statement", bar=1, at_most=False,
+        found=rate_to("create", "pgbench")),
+    Bar(what="creates/s, to the Go service", bar=2, at_most=False, found=rate_to("create", "go")),
+    Bar(what="reads/s, to the Go service", bar=1, at_most=False, found=rate_to("read", "go")),
+    Bar(what="creates/s, to FastAPI", bar=25, at_most=False, found=rate_to("create", "fastapi")),
+    Bar(what="reads/s, to FastAPI", bar=20, at_most=False, found=rate_to("read", "fastapi")),
+    Bar(what="CPU of ticketd a create, µs", bar=50, at_most=True, found=cpu_of("create")),
+    Bar(what="CPU of ticketd a read, µs", bar=30, at_most=True, found=cpu_of("read")),
+    Bar(what="p99 of creates at half of capacity, open model, ms", bar=15, at_most=True,
+        found=latency_at(0.5)),
+    Bar(what="good answers/s at 3× the offered load, to those at capacity", bar=0.95,
+        at_most=False, found=overload_to_capacity(lambda sample: sample.figures.rate)),
+    Bar(what="p99 of the accepted at 3×, to that at capacity", bar=2, at_most=True,
+        found=overload_to_capacity(_p99_of)),
+    Bar(what="a lone caller's creates/s, to those without batches", bar=1, at_most=False,
+        found=alone_to_unbatched),
+)  # fmt: skip
