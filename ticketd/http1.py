@@ -152,6 +152,8 @@ class Connection(asyncio.Protocol):
             limit = self._host.header_seconds
         else:
             limit = self._host.idle_seconds
+        if self._host.is_stopping:
+            limit = min(limit, LINGER_SECONDS)
         if stood_seconds > limit:
             self._transport.abort()
 

@@ -419,6 +419,24 @@ def test_client_that_does_not_read_is_cut_off_and_held_back() -> None:
     on_wire(act, {"TICKETD_HEADER_TIMEOUT": "500ms", "TICKETD_ACCESS_LOG": "false"})
 
 
+def test_client_that_does_not_read_does_not_hold_a_stop_for_long() -> None:
+    async def act(app: Running, client: RawClient) -> None:
+        for _ in range(200):
+            await app.create(description="ё" * 5000)
+        client.writer.transport.pause_reading()  # type: ignore[attr-defined]  # it is a Transport
+        client.send(b"GET /tickets?limit=200 HTTP/1.1\r\nHost: x\r\n\r\n" * 20)
+
+        async def is_choked() -> bool:
+            return any(connection._is_choked for connection in app.server._connections)
+
+        await until(is_choked)
+        await app.client.aclose()
+        async with asyncio.timeout(8):
+            await app.server.stop()
+
+    on_wire(act, {"TICKETD_ACCESS_LOG": "false"})
+
+
 async def _connections(app: Running) -> int:
     return len(app.server._connections)
 
