@@ -2,12 +2,21 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import orjson
 import psycopg
 import pytest
 
-from tests.ticketd.application import NEW, Exchange, chunk, http_scope, in_tasks
+from tests.ticketd.application import (
+    NEW,
+    Exchange,
+    chunk,
+    http_scope,
+    in_tasks,
+    somebody_waits_for_a_lock,
+    until,
+)
 from ticketd.asgi import Application
 
 Act = Callable[[Application], Awaitable[None]]
@@ -58,14 +67,7 @@ def test_cancelled_request_is_not_answered(database_url: str) -> None:
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             request = asyncio.ensure_future(app(LIST, exchange.receive, exchange.send))
-            with psycopg.connect(database_url, autocommit=True) as watcher:
-                waiting = (
-                    "SELECT count(*) FROM pg_stat_activity"
-                    " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-                )
-                async with asyncio.timeout(10):
-                    while watcher.execute(waiting).fetchall() != [(1,)]:
-                        await asyncio.sleep(0.02)
+            await until(partial(somebody_waits_for_a_lock, database_url))
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 
 from tests.support.http_client import RawClient
-from tests.ticketd.application import NEW, Running, running
+from tests.ticketd.application import NEW, Running, running, somebody_waits_for_a_lock, until
 from ticketd.http1 import Connection
 
 Act = Callable[[Running, RawClient], Awaitable[None]]
@@ -33,12 +33,6 @@ def on_wire(act: Act, environment: dict[str, str] | None = None) -> None:
             await act(app, client)
 
     asyncio.run(run())
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 def test_requests_of_one_connection_are_answered_in_their_order() -> None:
@@ -467,7 +461,7 @@ def test_request_whose_client_has_gone_before_it_was_taken_is_dropped(database_u
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             client.send(post())
-            await until(partial(_somebody_waits_for_a_lock, database_url))
+            await until(partial(somebody_waits_for_a_lock, database_url))
             async with RawClient(str(app.client.base_url)) as other:
                 other.send(post())
                 await until(partial(_has_working, app, 2))
@@ -487,21 +481,12 @@ async def _has_working(app: Running, count: int) -> bool:
     return sum(each.is_working for each in app.server._connections) == count
 
 
-async def _somebody_waits_for_a_lock(url: str) -> bool:
-    async with await psycopg.AsyncConnection.connect(url) as connection:
-        cursor = await connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return await cursor.fetchone() != (0,)
-
-
 def test_stop_does_not_wait_for_a_connection_that_was_just_accepted(database_url: str) -> None:
     async def act(app: Running, client: RawClient) -> None:
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             client.send(post())
-            await until(partial(_somebody_waits_for_a_lock, database_url))
+            await until(partial(somebody_waits_for_a_lock, database_url))
             stopping = asyncio.create_task(app.server.stop())
             await asyncio.sleep(0.05)
             ours, theirs = socket.socketpair()
@@ -524,7 +509,7 @@ def test_stop_closes_idle_connections_and_lets_the_last_answer_out(database_url:
             with psycopg.connect(database_url) as blocker:
                 blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
                 client.send(post())
-                await until(partial(_somebody_waits_for_a_lock, database_url))
+                await until(partial(somebody_waits_for_a_lock, database_url))
                 stopping = asyncio.create_task(app.server.stop())
                 assert await idle.is_closed()
                 await asyncio.to_thread(blocker.rollback)

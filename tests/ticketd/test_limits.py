@@ -11,7 +11,16 @@ import psycopg
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
 from tests.support.processes import free_port
-from tests.ticketd.application import NEW, Exchange, Running, chunk, http_scope, running
+from tests.ticketd.application import (
+    NEW,
+    Exchange,
+    Running,
+    chunk,
+    http_scope,
+    running,
+    somebody_waits_for_a_lock,
+    until,
+)
 from tests.ticketd.lossy import silenced
 from ticketd.asgi import Message
 from ticketd.messages import BODY_LIMIT_BYTES
@@ -27,12 +36,6 @@ def on_app(environment: Environment, act: Act) -> None:
             await act(app)
 
     asyncio.run(run())
-
-
-async def until(condition: Callable[[], Awaitable[bool]], seconds: float = 10.0) -> None:
-    async with asyncio.timeout(seconds):
-        while not await condition():
-            await asyncio.sleep(0.02)
 
 
 def problem(exchange: Exchange) -> tuple[int, str]:
@@ -147,7 +150,7 @@ def test_more_than_may_wait_is_refused_at_once_and_the_rest_is_served(database_u
         with psycopg.connect(database_url) as blocker:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             requests = [asyncio.create_task(app.client.post("/tickets", json=NEW))]
-            await until(partial(_somebody_waits_for_a_lock, database_url))
+            await until(partial(somebody_waits_for_a_lock, database_url))
             requests += [
                 asyncio.create_task(app.client.post("/tickets", json=NEW)) for _ in range(20)
             ]
@@ -166,15 +169,6 @@ def test_more_than_may_wait_is_refused_at_once_and_the_rest_is_served(database_u
 
     limits = {"TICKETD_LANES": "1", "TICKETD_BATCH_LIMIT": "1", "TICKETD_QUEUE_LIMIT": "3"}
     on_app({"DATABASE_URL": database_url} | limits, act)
-
-
-async def _somebody_waits_for_a_lock(url: str) -> bool:
-    async with await psycopg.AsyncConnection.connect(url) as connection:
-        cursor = await connection.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        return await cursor.fetchone() != (0,)
 
 
 def test_full_pool_does_not_look_like_an_absent_database(database_url: str) -> None:
