@@ -18,6 +18,7 @@ DOCS = PROJECT / "docs"
 MAIN = "ticketd"
 PEERS = ("go", "fastapi", "pgbench")
 CLOSED = ("create", "read", "list", "patch", "mix", "alone")
+OPEN = ("latency", "overload")
 TABLE_HEADER = (
     "| scenario | contestant | offered/s | requests/s | p50 ms | p99 ms | p99.9 ms | errors "
     "| dropped | CPU µs | of PostgreSQL | of the generator | generator |"
@@ -194,7 +195,7 @@ def _newest(results: Sequence[Result], charts: dict[str, str]) -> str:
 
 
 def _described(result: Result) -> str:
-    return f"{_facts(result)}\n\n{_table(result, CLOSED)}"
+    return f"{_facts(result)}\n\n{_table(result, (*CLOSED, *OPEN))}"
 
 
 def _table(result: Result, scenarios: Sequence[str]) -> str:
