@@ -37,6 +37,7 @@ class Application:
         self.pipeline = pipeline
         self.service = service
         self._report = report
+        self._working = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -54,13 +55,19 @@ class Application:
 
         loop = asyncio.get_running_loop()
         timer = loop.call_later(self.pipeline.request_seconds, expire)
+        self._count_working(1)
         try:
             response = await self.pipeline.answer(request)
         finally:
             timer.cancel()
+            self._count_working(-1)
         if request.timed_out:
             task.uncancel()
         return response
+
+    def _count_working(self, change: int) -> None:
+        self._working += change
+        self.pipeline.report_working(self._working)
 
 
 class MessageRequest(Request):

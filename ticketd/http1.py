@@ -68,6 +68,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a Transport for TCP
         if not self._host.enter(self):
+            self._host.pipeline.count_refused_connection()
             self._reader.is_deaf = True
             self._transport.abort()
 
@@ -222,7 +223,7 @@ class Connection(asyncio.Protocol):
             self._transport.close()
 
     def _ask_for_body(self) -> None:
-        if self._reader.expects_continue():
+        if self._reader.may_be_told_to_continue():
             self._transport.write(CONTINUE)
 
 

@@ -110,6 +110,10 @@ class Pipeline:
         """How many requests are under way."""
         self._metrics.in_flight.set(count)
 
+    def count_refused_connection(self) -> None:
+        """More clients than TICKETD_CONNECTION_LIMIT: one was turned away unheard."""
+        self._metrics.refused.labels("too_many_connections").inc()
+
     def count_abandoned(self) -> None:
         """A client went away before its answer."""
         self._metrics.abandoned.inc()

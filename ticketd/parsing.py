@@ -83,7 +83,7 @@ class RequestReader:
         exchange.refusal = error
         self.waiting.append(exchange)
 
-    def expects_continue(self) -> bool:
+    def may_be_told_to_continue(self) -> bool:
         """A client of HTTP/1.0 would take 100 for its answer (RFC 9110, 10.1.1)."""
         return self._parser.get_http_version() != "1.0"
 

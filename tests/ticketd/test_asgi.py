@@ -22,6 +22,7 @@ from ticketd.asgi import Application
 Act = Callable[[Application], Awaitable[None]]
 POST = http_scope("POST", "/tickets", content_type="application/json")
 LIST = http_scope("GET", "/tickets")
+METRICS = http_scope("GET", "/metrics")
 
 
 def on_app(environment: dict[str, str], act: Act) -> None:
@@ -68,9 +69,14 @@ def test_cancelled_request_is_not_answered(database_url: str) -> None:
             blocker.execute("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE")
             request = asyncio.ensure_future(app(LIST, exchange.receive, exchange.send))
             await until(partial(somebody_waits_for_a_lock, database_url))
+            working = b"ticketd_http_requests_in_flight "
+            metrics = (await call(app, METRICS)).body
+            # The scrape itself is the other one.
+            assert working + b"2.0" in metrics
             request.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await request
         assert exchange.sent == []
+        assert working + b"1.0" in (await call(app, METRICS)).body
 
     on_app({"DATABASE_URL": database_url}, act)

@@ -137,6 +137,9 @@ def test_connections_beyond_the_limit_are_closed_at_once() -> None:
         async with RawClient(url) as later:
             later.send(GET)
             assert (await later.answer()).status == 200
+            later.send(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+            refused = b'ticketd_requests_refused_total{reason="too_many_connections"} 1.0'
+            assert refused in (await later.answer()).body
 
     on_wire(act, {"TICKETD_CONNECTION_LIMIT": "2"})
 
