@@ -20,14 +20,9 @@ from ticketd.wire import Connection, Wire
 
 Item = TypeVar("Item")
 
-# A standby that still takes our writes has just lost its role: the same as being away. And a
-# statement prepared before a migration changed a column's type ("cached plan must not change
+# A statement prepared before a migration changed a column's type ("cached plan must not change
 # result type") never works again on its connection, but does on the next one.
-UNREACHABLE = (
-    *AWAY,
-    psycopg.errors.ReadOnlySqlTransaction,
-    psycopg.errors.FeatureNotSupported,
-)
+UNREACHABLE = (*AWAY, psycopg.errors.FeatureNotSupported)
 PAUSE_SECONDS = 0.02
 
 

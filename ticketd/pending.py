@@ -41,10 +41,6 @@ class Pending(Generic[Result]):
             if self._resume is not None:
                 self._resume()
 
-    def give_up(self) -> None:
-        """Nobody waits any more."""
-        self.is_over = True
-
     def when_settled(self, resume: Callable[[], None]) -> None:
         self._resume = resume
 

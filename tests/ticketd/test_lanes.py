@@ -134,7 +134,10 @@ def test_request_given_up_before_it_was_taken_is_not_carried_out(database_url: s
             first = lanes.submit(creation())
             await gate.entered.wait()
             gone, staying = lanes.submit(creation()), lanes.submit(creation())
-            gone.give_up()
+            waiting = asyncio.ensure_future(gone)
+            await asyncio.sleep(0)
+            waiting.cancel()
+            await asyncio.wait([waiting])
             gate.open.set()
             await asyncio.gather(first, staying)
 
