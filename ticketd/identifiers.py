@@ -24,8 +24,8 @@ _set_is_safe = UUID.is_safe.__set__  # type: ignore[attr-defined,misc]
 
 
 def uuid_of(value: int) -> UUID:
-    """UUID(int=value) of a value known to be in range, in a quarter of the time: the class sets its
-    two slots past its own checks and its own ban on setting them. A test compares the two."""
+    """UUID(int=value) of a value known to be in range, in less time: the two slots are set past the
+    class's own checks and its own ban on setting them. A test compares the two."""
     found: UUID = object.__new__(UUID)
     _set_int(found, value)
     _set_is_safe(found, SafeUUID.unknown)

@@ -38,7 +38,7 @@ class Ticket(NamedTuple):
     """`created_at` is the millisecond of the id; the other times have microseconds. All are UTC.
     `closed_at` is set while the ticket is closed.
 
-    A tuple, because a frozen dataclass takes several times as long to make, and one is made for
+    A tuple, because a frozen dataclass sets each field through a function, and one is made for
     every request. The order of the fields is that of the columns of the store's SELECTs.
     """
 
