@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -142,8 +142,18 @@ class Pipeline:
             receiver=f"webhook:{name}",
         )
 
-    def load(self, ticketd: Daemon, *, tickets: int, events: int) -> Load:
-        return asyncio.run(run_load(ticketd.url, tickets=tickets, events=events))
+    def load(
+        self,
+        ticketd: Daemon,
+        *,
+        tickets: int,
+        events: int,
+        rate: float | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Load:
+        """See `run_load`."""
+        work = run_load(ticketd.url, tickets=tickets, events=events, rate=rate, enough=enough)
+        return asyncio.run(work)
 
     def __enter__(self) -> Self:
         return self
