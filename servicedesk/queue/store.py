@@ -165,17 +165,27 @@ class QueueStore:
         rows = await self._statements.fetch_tuples(self.WRITERS, {})
         return frozenset(str(name) for (name,) in rows)
 
-    # Row locks on rows that only this worker sends; the primary key, one probe a row.
+    # Row locks on rows that only this worker sends; the primary key, one probe a row, and then the
+    # row by its place, which is sure within a statement. A plain join would be planned as a scan
+    # of the whole table when the plan is made while the table is small, as it is most of the time.
     COMPLETE = """
     DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
-    WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM {queue} AS row
+        WHERE row.bucket = sent.bucket AND row.id = sent.id OFFSET 0
+    ) AS found
+    WHERE {queue}.ctid = found.place
     """
 
     # The same, and a record of each for `event delivered to receiver, once`.
     COMPLETE_AND_KEEP = """
     WITH gone AS (
         DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
-        WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+        CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM {queue} AS row
+            WHERE row.bucket = sent.bucket AND row.id = sent.id OFFSET 0
+        ) AS found
+        WHERE {queue}.ctid = found.place
         RETURNING {queue}.event_id, {receiver} AS receiver, {queue}.aggregate_id, {queue}.sequence
     )
     INSERT INTO {queue}_done (event_id, receiver, aggregate_id, sequence)
