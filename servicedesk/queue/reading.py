@@ -24,6 +24,7 @@ class Reading:
         self._parking = parking
         self._settings = settings
         self._horizon = Horizon()
+        self._server = ""
 
     def _ours(self) -> list[Bucket]:
         return [bucket for bucket in self._lines.buckets if bucket.is_ours]
@@ -151,14 +152,17 @@ class Reading:
 
     async def raise_horizon(self) -> None:
         """Find out up to which id no row can still appear."""
-        newest_id = await self._store.newest_id()
-        if newest_id < self._horizon.settled_id:
+        server, newest_id = await self._store.horizon.newest_id()
+        if server != self._server or newest_id < self._horizon.newest_id:
             self._begin_again()
-        self._horizon.look(newest_id, await self._store.writers())
+            self._server = server
+        asked, writers = await self._store.horizon.writers()
+        if asked == server:
+            self._horizon.look(newest_id, writers)
 
     def _begin_again(self) -> None:
-        """The sequence has gone back: the database lost its latest commits in a failover. New rows
-        may have ids below the floors, so everything is read again."""
+        """The server has crashed, or another one has taken its place: ids that were drawn but not
+        committed may be drawn again, below what was known to be settled."""
         self._horizon = Horizon()
         for bucket in self._ours():
             bucket.go_back(0)
@@ -173,13 +177,13 @@ class Horizon:
 
     def __init__(self) -> None:
         self.settled_id = 0
-        self._newest_id = 0
+        self.newest_id = 0
         self._writers: frozenset[str] = frozenset()
 
     def look(self, newest_id: int, writers: frozenset[str]) -> None:
         """Take in the newest id, and the writers as they were after it was read."""
         if not self._writers & writers:
-            self.settled_id = max(self.settled_id, self._newest_id)
-            self._newest_id, self._writers = newest_id, writers
+            self.settled_id = max(self.settled_id, self.newest_id)
+            self.newest_id, self._writers = newest_id, writers
             if not writers:
                 self.settled_id = newest_id

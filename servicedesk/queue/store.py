@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from servicedesk.queue.horizon_store import HorizonStore
 from servicedesk.queue.row import Failure, QueuedRow
 from servicedesk.queue.statements import Statements
 
@@ -44,6 +45,7 @@ class QueueStore:
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         self.tables = statements.tables
+        self.horizon = HorizonStore(statements)
 
     # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
     # below the floor are never visited, whatever vacuum may not yet remove.
@@ -143,27 +145,6 @@ class QueueStore:
             "most": most,
         }
         return await self._statements.fetch(QueuedRow, self.READ_RECEIVER, parameters)
-
-    # No lock; the sequence's one row.
-    NEWEST_ID = "SELECT coalesce(pg_sequence_last_value('{queue}_id_seq'), 0)"
-
-    async def newest_id(self) -> int:
-        """The newest id drawn, whether or not its row is visible yet."""
-        return await self._statements.fetch_integer(self.NEWEST_ID)
-
-    # No lock, and no table: the lock manager's memory. A writer takes this lock before it draws an
-    # id and holds it until its row is visible to every later snapshot.
-    WRITERS = """
-    SELECT virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND relation = '{queue}'::regclass AND mode = 'RowExclusiveLock'
-      AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    """
-
-    async def writers(self) -> frozenset[str]:
-        """The transactions that write to the table at this moment."""
-        rows = await self._statements.fetch_tuples(self.WRITERS, {})
-        return frozenset(str(name) for (name,) in rows)
 
     # Row locks on rows that only this worker sends; the primary key, one probe a row, and then the
     # row by its place, which is sure within a statement. A plain join would be planned as a scan
