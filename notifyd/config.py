@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from notifyd.channels.addresses import AddressPolicy
+from notifyd.letters import read_dead_letter
 from notifyd.notifications import EVERY_EVENT, Subscription
 from notifyd.receivers import MailSettings, WebhookSettings, entries, read_mail, read_webhooks
 from servicedesk.backoff import Backoff
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from servicedesk.mending.letter import LetterTopic
 
 Channel = Literal["log", "webhook", "smtp"]
 CHANNELS: tuple[Channel, ...] = ("log", "webhook", "smtp")
@@ -109,6 +111,17 @@ def database_url(env: Environment) -> str:
     example = "postgresql://user:password@host:5432/database"
     url = env.url("DATABASE_URL", ("postgresql", "postgres"), example=example)
     return url or env.required("DATABASE_URL", f"a PostgreSQL URL such as {example}")
+
+
+def letter_topic(env: Environment) -> LetterTopic:
+    """Where the dead letters are, for the mending commands. Raises SettingError."""
+    kafka = read_kafka(env)
+    return LetterTopic(
+        brokers=kafka.brokers,
+        client_id=kafka.client_id,
+        topic=kafka.dlq_topic,
+        read=read_dead_letter,
+    )
 
 
 def _channels(env: Environment) -> tuple[Channel, ...]:

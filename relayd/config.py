@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from relayd.dead_letter import read_dead_letter
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from servicedesk.mending.letter import LetterTopic
 
 Compression = Literal["lz4", "zstd"]
 
@@ -90,6 +92,16 @@ def database_url(read: Environment) -> str:
     accepts = f"a PostgreSQL URL such as {DATABASE_EXAMPLE}"
     read.url("DATABASE_URL", ("postgresql", "postgres"), example=DATABASE_EXAMPLE)
     return read.required("DATABASE_URL", accepts)
+
+
+def letter_topic(read: Environment) -> LetterTopic:
+    """Where the dead letters are, for the mending commands. Raises SettingError."""
+    return LetterTopic(
+        brokers=_brokers(read),
+        client_id=read.text("KAFKA_CLIENT_ID", "relayd"),
+        topic=read.kafka_name("KAFKA_DLQ_TOPIC", "tickets.events.dlq"),
+        read=read_dead_letter,
+    )
 
 
 def _brokers(read: Environment) -> str:
