@@ -15,7 +15,7 @@ from confluent_kafka import (
 
 from servicedesk.mending.letter import FoundRecord, LetterTopic, found_record
 
-ANSWER_SECONDS = 10.0
+ANSWER_SECONDS = 5.0
 POLL_SECONDS = 0.2
 # Nothing came for so long, although there is more up to the end.
 SILENT_SECONDS = 20.0
