@@ -148,6 +148,8 @@ SAMPLES: dict[str, Parameters] = {
         "buckets": [number % 64 for number in SOME],
         "first_failed_ats": [NOW] * 500,
     },
+    "TrimStore.TRIM_DEAD": {"age_seconds": 3600.0, "rows": 1000},
+    "TrimStore.TRIM_HISTORY": {"age_seconds": 3600.0, "rows": 1000},
     "notifyd.store.INGEST": INGESTED,
     "notifyd.store.TRIM_INBOX": {"age_seconds": 3600.0, "rows": 500},
     "notifyd.store.TRIM_DONE": {"age_seconds": 3600.0, "rows": 500},
