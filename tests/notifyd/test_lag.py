@@ -4,6 +4,11 @@ import asyncio
 from collections.abc import Sequence
 from math import isnan
 
+import pytest
+from confluent_kafka import OFFSET_END, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from deploy.local.apache import ApacheKafka
 from deploy.local.kafka import Kafka
 from notifyd.record import Record
 from servicedesk.event import Event
@@ -32,6 +37,14 @@ def total(member: Member) -> float | None:
 
 async def hang(records: Sequence[Record]) -> None:
     await asyncio.Event().wait()
+
+
+def delete_all(brokers: str, topic: str) -> None:
+    """Every record of the topic, as when their age removes them."""
+    places = [TopicPartition(topic, each, OFFSET_END) for each in range(PARTITIONS)]
+    admin = AdminClient({"bootstrap.servers": brokers})
+    for future in admin.delete_records(places).values():
+        future.result(10)
 
 
 def test_partitions_without_new_records_have_no_lag_after_a_restart(
@@ -107,5 +120,32 @@ def test_lag_is_not_a_number_while_the_brokers_are_away(own_kafka: Kafka, unique
         own_kafka.up()
         await member.until(lambda: total(member) == 0, "lag of nothing again")
         await member.leave()
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(180)
+def test_lag_of_apache_kafka_counts_from_the_groups_offset_or_the_first_record_there_is(
+    apache_kafka: ApacheKafka, unique_name: str
+) -> None:
+    brokers = apache_kafka.bootstrap_servers
+    apache_kafka.create_topic(unique_name, PARTITIONS)
+    produce(brokers, unique_name, numbered(20))
+
+    async def scenario() -> None:
+        first = Member(brokers, unique_name, session_ms=6000)
+        await first.until(lambda: total(first) == 0 and len(first.records) == 20, "lag of nothing")
+        await first.leave()
+        await asyncio.to_thread(produce, brokers, unique_name, numbered(7))
+        second = Member(brokers, unique_name, hang, session_ms=6000, finish_seconds=0.1)
+        await second.until(lambda: total(second) == 7, "lag of 7")
+        await second.leave()
+        # As when its age has removed what nobody took in.
+        await asyncio.to_thread(delete_all, brokers, unique_name)
+        third = Member(brokers, unique_name, session_ms=6000)
+        await third.until(lambda: total(third) == 0, "lag of nothing there is")
+        assert third.records == []
+        await third.leave()
 
     asyncio.run(scenario())

@@ -9,8 +9,10 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_END, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
 
+from deploy.local.apache import ApacheKafka
 from relayd.dead_letter import read_dead_letter
 from relayd.producer import Headers
 from servicedesk.mending.letter import LetterTopic
@@ -287,3 +289,27 @@ def test_reading_ends_where_the_topic_ended_when_it_began(desk: Desk) -> None:
     found = [record.told["dlq_event_id"] for batch in batches for record in batch]
     assert sorted(found) == sorted(str(row.event_id) for row in rows)
     assert max(map(len, batches)) <= 10
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(180)
+def test_letters_on_apache_kafka_are_redriven_up_to_its_end_and_without_those_that_are_gone(
+    apache_kafka: ApacheKafka, database_url: str, unique_name: str
+) -> None:
+    brokers = apache_kafka.bootstrap_servers
+    apache_kafka.create_topic(f"{unique_name}.dlq", 3)
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        desk = Desk(connection, database_url, brokers, unique_name)
+        ticket = uuid4()
+        gone = [outbox_row(ticket=ticket, sequence=n) for n in (1, 2)]
+        desk.letters(*gone)
+        places = [TopicPartition(f"{unique_name}.dlq", each, OFFSET_END) for each in range(3)]
+        admin = AdminClient({"bootstrap.servers": brokers})
+        for future in admin.delete_records(places).values():
+            future.result(10)
+        assert desk.redrive("--all")[1] == ["no dead letters of this queue are selected"]
+        rows = [outbox_row(ticket=ticket, sequence=n) for n in (3, 4, 5)]
+        desk.letters(*rows)
+        assert desk.redrive("--all") == (0, ["redriven: 3 of 3 dead letters"])
+        assert desk.redrive("--all")[0] == 1
+        assert desk.outbox() == ids(rows)
