@@ -24,7 +24,8 @@ from servicedesk.queue.row import (
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.target import BuryError, Target
 
-# A row that finds the far side away this often, while others get through, is itself the trouble.
+# A row that finds the far side away this often, while others get through, is itself the trouble, or
+# the part of the far side that it goes to is.
 STRIKES = 3
 ERROR_CHARACTERS = 1000
 
@@ -160,12 +161,16 @@ class Sending:
 
     def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
         lane = line.lane
-        if lane.answered_at > line.sent_at:
-            line.strikes += 1
+        others_got_through = lane.answered_at > line.sent_at
+        line.strikes += others_got_through
         if line.strikes >= STRIKES:
-            self._reject(line, row, Rejected(error=outcome.error))
+            if self._settings.far_side_has_parts:
+                self._set_aside(line, row, outcome)
+            else:
+                self._reject(line, row, Rejected(error=outcome.error))
             return
-        if lane.circuit.trip(outcome.error):
+        is_a_part = self._settings.far_side_has_parts and others_got_through
+        if not is_a_part and lane.circuit.trip(outcome.error):
             self._metrics.show_circuit(lane.receiver, is_open=True)
             self._log.warning("circuit_opened", receiver=lane.receiver, error=outcome.error)
         self._lines.buckets[row.bucket].unsettled -= 1
@@ -174,6 +179,18 @@ class Sending:
             return
         # To the end of its lane, so that after the outage another key may be the first to try.
         self._lines.make_ready(line)
+
+    def _set_aside(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
+        """The part that the key goes to is away: the key waits, and makes room for others."""
+        wait = self._settings.retry.delay_seconds(line.strikes, self._random)
+        current = self._lines.is_current(line, row)
+        self._lines.drop(line, again=not current)
+        self._lines.buckets[row.bucket].unsettled -= 1
+        if current:
+            self._parking.set_aside(
+                row, error=outcome.error[:ERROR_CHARACTERS], wait_seconds=wait,
+                failed_at=datetime.now(UTC),
+            )  # fmt: skip
 
     def probe_circuits(self) -> None:
         """Start the probes that are due."""
