@@ -157,8 +157,10 @@ def kafka_brokers(shared_kafka: Kafka) -> str:
 @pytest.fixture(scope="session")
 def create_cluster(servers_directory: Path) -> Iterator[CreateCluster]:
     """Makes a cluster of Apache Kafka, started and ready, with as many `brokers` as asked for and
-    with the arguments of ApacheKafka. A test may `kill` it itself; what runs at the end of the
-    session is killed. Skipped where Java or Maven is missing, which CI counts as a failure."""
+    with the arguments of ApacheKafka. `ports` are where they listen, free ones unless given;
+    clients are told `advertised` instead where something stands in between. A test may `kill` it
+    itself; what runs at the end of the session is killed. Skipped where Java or Maven is missing,
+    which CI counts as a failure."""
     jars = kafka_jars(os.environ)
     if missing := jars.missing():
         if os.environ.get("CI"):
@@ -167,16 +169,22 @@ def create_cluster(servers_directory: Path) -> Iterator[CreateCluster]:
     jars.fetch(print)
     clusters: list[ApacheKafka] = []
 
-    def create(brokers: int = 1, *, advertised: Sequence[int] = (), **more: Any) -> ApacheKafka:
-        taken: list[int] = []
-        for _ in range(2 * brokers):
+    def create(
+        brokers: int = 1,
+        *,
+        ports: Sequence[int] = (),
+        advertised: Sequence[int] = (),
+        **more: Any,
+    ) -> ApacheKafka:
+        taken = list(ports)
+        while len(taken) < 2 * brokers:
             taken.append(free_port(taken))
-        ports = list(zip(taken[::2], taken[1::2], strict=True))
+        pairs = list(zip(taken[:brokers], taken[brokers:], strict=True))
         directory = Path(tempfile.mkdtemp(prefix="kafka-", dir=servers_directory))
         cluster = ApacheKafka(
             jars=jars,
             directory=directory,
-            nodes=nodes_of(ports, advertised),
+            nodes=nodes_of(pairs, advertised),
             logs=directory,
             **more,
         )

@@ -3,9 +3,10 @@
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import datetime
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Message, TopicPartition
 
 READ_RECORDS = 10_000
 END_SECONDS = 10.0
@@ -13,13 +14,20 @@ END_SECONDS = 10.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TopicRecord:
-    """One record that is an event."""
+    """One record that is an event. Times are of the day's clock; `produced_at` is the sender's."""
 
     event_id: str
     ticket: str
     sequence: int
     partition: int
     offset: int
+    committed_at: float
+    produced_at: float
+
+    @property
+    def seconds(self) -> float:
+        """From the commit of the ticket until it was sent for the last time."""
+        return self.produced_at - self.committed_at
 
 
 def read_topic(brokers: str, topic: str, seconds: float = 60.0) -> list[TopicRecord]:
@@ -58,7 +66,7 @@ def read_topic(brokers: str, topic: str, seconds: float = 60.0) -> list[TopicRec
                 assert partition is not None
                 assert offset is not None
                 with suppress(orjson.JSONDecodeError):
-                    records.append(_record(message.value() or b"", partition, offset))
+                    records.append(_record(message, partition, offset))
                 if offset >= ends[partition][1] - 1:
                     left.discard(partition)
     finally:
@@ -66,12 +74,14 @@ def read_topic(brokers: str, topic: str, seconds: float = 60.0) -> list[TopicRec
     return sorted(records, key=lambda record: (record.partition, record.offset))
 
 
-def _record(value: bytes, partition: int, offset: int) -> TopicRecord:
-    envelope = orjson.loads(value)
+def _record(message: Message, partition: int, offset: int) -> TopicRecord:
+    envelope = orjson.loads(message.value() or b"")
     return TopicRecord(
         event_id=envelope["event_id"],
         ticket=envelope["aggregate_id"],
         sequence=envelope["sequence"],
         partition=partition,
         offset=offset,
+        committed_at=datetime.fromisoformat(envelope["occurred_at"]).timestamp(),
+        produced_at=message.timestamp()[1] / 1000,
     )
