@@ -12,7 +12,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 # Stand in a pattern for one path segment each, which becomes Request.path_id or Request.part_id.
 PLACEHOLDER = "{id}"
-PART_PLACEHOLDER = "{part_id}"
+PART_PLACEHOLDER = "{attachment_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

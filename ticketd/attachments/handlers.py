@@ -109,7 +109,7 @@ class AttachmentHandlers:
 
     def _ids(self, request: Request) -> tuple[UUID, UUID]:
         refuse_parameters(request)
-        return identifier(request.path_id, "id"), identifier(request.part_id, "part_id")
+        return identifier(request.path_id, "id"), identifier(request.part_id, "attachment_id")
 
     async def _announce(self, ticket_id: UUID, new: NewAttachment) -> Response:
         attachment_id = self._identifiers.next()

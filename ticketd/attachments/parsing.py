@@ -37,7 +37,7 @@ def parser(limits: Limits) -> Callable[[bytes], NewAttachment]:
         return NewAttachment(
             name=found["name"],
             content_type=found["content_type"],
-            size=found["size"],
+            size=int(found["size"]),
             sha256=bytes.fromhex(found["sha256"]),
         )
 
@@ -58,7 +58,8 @@ def _content_type(types: frozenset[str], value: object) -> Complaint:
 
 
 def _size(largest: int, value: object) -> Complaint:
-    if type(value) is not int:
+    # 5.0 is a whole number in JSON Schema.
+    if type(value) is not int and not (type(value) is float and value.is_integer()):
         return "wrong_type", "must be a whole number of bytes"
     if not 1 <= value <= largest:
         return "out_of_range", f"must be from 1 to {largest} bytes"

@@ -77,9 +77,7 @@ async def test_repeats_of_complete_and_delete_change_nothing_more(
         announced = await client.announce()
         await client.upload(announced)
         answers = await asyncio.gather(*(client.complete(announced) for _ in range(20)))
-        assert {(answer.status_code, answer.text) for answer in answers} == {
-            (200, answers[0].text)
-        }
+        assert {(answer.status_code, answer.text) for answer in answers} == {(200, answers[0].text)}
         assert (await client.complete(announced)).text == answers[0].text
         gone = await asyncio.gather(*(client.delete(announced) for _ in range(20)))
         assert {answer.status_code for answer in gone} == {204}
