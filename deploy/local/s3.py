@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import orjson
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from deploy.local.child import Child, Program, StartError
-from deploy.local.loopback import get
+from deploy.local.loopback import get, send
 
 ACCESS_KEY = "servicedesk"
+REGION = "us-east-1"
 READY_SECONDS = 60.0
 # weed waits fifteen seconds for its own subscribers when it is asked to stop. What it has
 # acknowledged is in its files by then, so it is not given that time.
@@ -96,6 +100,16 @@ class S3:
         if self.child is None:
             raise StartError("s3 is not started")
         self.child.wait_ready(self._answers, READY_SECONDS)
+
+    def create_bucket(self, name: str) -> None:
+        """Does nothing when it is there. Raises StartError."""
+        request = AWSRequest(method="PUT", url=f"{self.url()}/{name}")
+        S3SigV4Auth(Credentials(ACCESS_KEY, self._secret_key), "s3", REGION).add_auth(request)
+        answer = send("PUT", request.url, headers=dict(request.headers.items()))
+        # 409: BucketAlreadyOwnedByYou
+        if answer.status not in {200, 409}:
+            problem = answer.body.decode(errors="replace")
+            raise StartError(f"s3 made no bucket {name}: it answered {answer.status}: {problem}")
 
     def stop(self) -> None:
         """Does nothing when it is down."""

@@ -66,6 +66,8 @@ class Servers:
         if cluster is not None:
             for topic in (self._config.kafka_topic, self._config.kafka_dlq_topic):
                 cluster.create_topic(topic, self._config.topic_partitions)
+        if self.s3 is not None:
+            self.s3.create_bucket(self._config.s3_bucket)
 
     def settings(self) -> dict[str, str]:
         """The variables that lead to the servers, known once those are ready."""
@@ -78,7 +80,11 @@ class Servers:
             "S3_ENDPOINT": self.s3.url() if self.s3 else config.s3_endpoint,
         }
         if self.s3:
-            found |= {"S3_ACCESS_KEY": ACCESS_KEY, "S3_SECRET_KEY": self._secret_key}
+            found |= {
+                "S3_BUCKET": config.s3_bucket,
+                "S3_ACCESS_KEY": ACCESS_KEY,
+                "S3_SECRET_KEY": self._secret_key,
+            }
         return {name: value for name, value in found.items() if value is not None}
 
 
