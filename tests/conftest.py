@@ -224,9 +224,11 @@ def shared_s3(servers_directory: Path) -> Iterator[S3]:
 
 
 @pytest.fixture
-def storage(shared_s3: S3, unique_name: str) -> Storage:
+def storage(shared_s3: S3, unique_name: str) -> Iterator[Storage]:
     """A bucket of the test's own."""
-    return Storage(shared_s3, unique_name).create()
+    bucket = Storage(shared_s3, unique_name).create()
+    yield bucket
+    bucket.remove()
 
 
 @pytest.fixture

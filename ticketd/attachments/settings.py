@@ -1,5 +1,6 @@
 """The settings of attachments: where the S3 store is, and what may be attached."""
 
+import re
 from dataclasses import dataclass, field
 from typing import Literal, Self
 
@@ -18,6 +19,8 @@ TYPES = (
     "application/vnd.openxmlformats-officedocument.wordprocessingml.document,"
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 )
+# As S3 has them today; a host's name can be made of it.
+BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", re.ASCII)
 EXAMPLE = "http://127.0.0.1:8333"
 
 
@@ -73,6 +76,11 @@ class AttachmentSettings:
         )
         if bucket is None:
             return None
+        if not BUCKET.fullmatch(bucket):
+            raise SettingError(
+                "S3_BUCKET",
+                f"is {bucket!r}; it takes 3 to 63 lower-case letters, digits, dots and dashes",
+            )
         _require_keys(access_key, secret_key)
         if database_url is None:
             raise SettingError(

@@ -4,19 +4,14 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
 import orjson
 import psycopg
-import pytest
 from psycopg.rows import dict_row
 
 from tests.support.storage import Storage
-from tests.ticketd.application import running, until
-from tests.ticketd.attachments.conversation import CONTENT, NAME, client_of, key_of
-
-
-@pytest.fixture
-def environment(storage: Storage, database_url: str) -> dict[str, str]:
-    return storage.settings | {"DATABASE_URL": database_url}
+from tests.ticketd.application import NEW, in_tasks, running, until
+from tests.ticketd.attachments.conversation import CONTENT, NAME, Client, client_of, key_of
 
 
 def outbox(environment: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -100,5 +95,35 @@ async def test_deleted_attachment_is_gone_from_the_list_and_then_from_s3(
             return storage.keys() == [key_of(kept)]
 
         await until(object_is_gone)
-        # The row is kept for an upload that may still arrive with the URL from before.
         assert app.events("sweep_failed") == []
+
+
+async def test_store_without_checksums_has_the_file_read_back(
+    environment: dict[str, str], storage: Storage
+) -> None:
+    async with running(environment) as app:
+        client = await client_of(app)
+        right, wrong = await client.announce(), await client.announce()
+        # Not by the presigned URL, so the store knows no SHA-256 of them.
+        storage.put(key_of(right), CONTENT)
+        storage.put(key_of(wrong), CONTENT[::-1])
+        assert (await client.complete(right)).status_code == 200
+        refused = await client.complete(wrong)
+        assert (refused.status_code, refused.json()["code"]) == (409, "upload_mismatch")
+        assert "SHA-256" in refused.json()["detail"]
+        metrics = (await app.client.get("/metrics")).text
+        assert 'ticketd_storage_call_seconds_count{operation="read",outcome="ok"} 2.0' in metrics
+        assert [item["id"] for item in await client.listed()] == [right["attachment"]["id"]]
+
+
+async def test_other_asgi_servers_serve_attachments_too(environment: dict[str, str]) -> None:
+    async with in_tasks(environment) as asgi:
+        transport = httpx.ASGITransport(asgi)
+        async with httpx.AsyncClient(transport=transport, base_url="http://ticketd") as ticketd:
+            ticket = (await ticketd.post("/tickets", json=NEW)).json()
+            client = Client(ticketd, ticket)
+            attachment = await client.attach()
+            assert (await client.download(attachment)).content == CONTENT
+            gone = await client.delete(attachment)
+            assert gone.status_code == 204
+            assert "content-length" not in gone.headers
