@@ -18,6 +18,7 @@ from deploy.local.service import Server
 from deploy.local.valkey import Valkey
 
 ANSWER_SECONDS = 5
+OF_A_BROUGHT_S3 = ("S3_BUCKET", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 
 
 class Servers:
@@ -85,6 +86,8 @@ class Servers:
                 "S3_ACCESS_KEY": ACCESS_KEY,
                 "S3_SECRET_KEY": self._secret_key,
             }
+        else:
+            found |= {name: config.given.get(name) or None for name in OF_A_BROUGHT_S3}
         return {name: value for name, value in found.items() if value is not None}
 
 
