@@ -50,7 +50,9 @@ def build_attachments(
     """`note_change` is called with a ticket's id after a commit that changed it."""
     observer = AttachmentMetrics(metrics.registry)
     bucket = Bucket(settings, _credentials(settings), observer)
-    health = StoreHealth(bucket.probe, lambda is_up: observer.report(is_up=is_up), log)
+    health = StoreHealth(
+        probe=bucket.probe, went=observer.store_went, came_back=observer.store_came_back, log=log
+    )
     store = AttachmentStore(
         lanes=lanes, observer=metrics.batches("attachment"), note_change=note_change
     )

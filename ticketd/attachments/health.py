@@ -19,27 +19,27 @@ Found = TypeVar("Found")
 
 
 class StoreHealth:
-    """What this worker knows of the store. `report` hears whether it is there."""
+    """What this worker knows of the store. `went` and `came_back` are called when that changes;
+    nothing is refused before the first probe."""
 
     def __init__(
-        self, probe: Callable[[], Awaitable[None]], report: Callable[[bool], None], log: Log
+        self,
+        *,
+        probe: Callable[[], Awaitable[None]],
+        went: Callable[[], None],
+        came_back: Callable[[], None],
+        log: Log,
     ) -> None:
         self._probe = probe
-        self._report = report
+        self._went = went
+        self._came_back = came_back
         self._log = log
-        # Nothing is refused before the first probe.
         self._reason = "ok"
-        self._is_reported = False
         self._woken = asyncio.Event()
 
     @property
     def is_away(self) -> bool:
         return self._reason != "ok"
-
-    @property
-    def reason(self) -> str:
-        """`ok`, or what the store or the network said."""
-        return self._reason
 
     def require(self) -> None:
         """Raises StorageUnavailableError while the store is known to be away."""
@@ -76,11 +76,10 @@ class StoreHealth:
 
     def _learn(self, reason: str) -> None:
         was_away, self._reason = self.is_away, reason
-        if self.is_away != was_away or not self._is_reported:
-            self._is_reported = True
-            self._report(not self.is_away)
         if self.is_away and not was_away:
+            self._went()
             self._log.warning("storage_away", reason=reason)
             self._woken.set()
         elif was_away and not self.is_away:
+            self._came_back()
             self._log.info("storage_back")

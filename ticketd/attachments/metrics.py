@@ -27,13 +27,16 @@ class AttachmentMetrics:
             "Objects deleted with their attachment, or never completed",
             registry=registry,
         )
-        self.report(is_up=True)
+        self.store_came_back()
 
     def call(self, operation: str, outcome: str, seconds: float) -> None:
         self._seconds.labels(operation, outcome).observe(seconds)
 
-    def report(self, *, is_up: bool) -> None:
-        self._up.set(int(is_up))
+    def store_went(self) -> None:
+        self._up.set(0)
+
+    def store_came_back(self) -> None:
+        self._up.set(1)
 
     def removed(self, count: int) -> None:
         self._removed.inc(count)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from servicedesk.environment import Environment, SettingError
 from ticketd.attachments.attachment import LARGEST_BYTES, Limits, is_content_type
@@ -50,13 +51,12 @@ class AttachmentSettings:
         """None without S3_BUCKET: no attachments. Raises SettingError."""
         bucket = env.optional("S3_BUCKET")
         region = env.text("S3_REGION", "us-east-1")
-        given = env.url("S3_ENDPOINT", ("http", "https"), example=EXAMPLE)
-        endpoint = (given or f"https://s3.{region}.amazonaws.com").rstrip("/")
-        public = env.url("S3_PUBLIC_ENDPOINT", ("http", "https"), example=EXAMPLE)
+        given = _endpoint(env, "S3_ENDPOINT")
+        endpoint = given or f"https://s3.{region}.amazonaws.com"
         access_key, secret_key = env.optional("S3_ACCESS_KEY"), env.optional("S3_SECRET_KEY")
         found = cls(
             endpoint=endpoint,
-            public_endpoint=(public or endpoint).rstrip("/"),
+            public_endpoint=_endpoint(env, "S3_PUBLIC_ENDPOINT") or endpoint,
             bucket=bucket or "",
             region=region,
             addressing=env.choice("S3_ADDRESSING", "path" if given else "virtual", ADDRESSINGS),
@@ -89,6 +89,17 @@ class AttachmentSettings:
                 "set DATABASE_URL, or take S3_BUCKET away",
             )
         return found
+
+
+def _endpoint(env: Environment, name: str) -> str | None:
+    """Without a slash at its end. The value is not in the error: it may hold a password."""
+    url = env.url(name, ("http", "https"), example=EXAMPLE)
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    if parts.username or parts.query or parts.fragment or parts.path.strip("/"):
+        raise SettingError(name, f"takes a scheme, a host and a port alone, such as {EXAMPLE}")
+    return f"{parts.scheme}://{parts.netloc}"
 
 
 def _limits(env: Environment) -> Limits:

@@ -128,6 +128,8 @@ async def test_no_secret_is_in_logs_and_events(
         ({"S3_BUCKET": "desk", "S3_SECRET_KEY": "a", **DATABASE}, "S3_ACCESS_KEY"),
         ({"S3_BUCKET": "b/c", **DATABASE}, "S3_BUCKET"),
         ({"S3_ENDPOINT": "127.0.0.1:8333"}, "S3_ENDPOINT"),
+        ({"S3_ENDPOINT": "http://u:p@127.0.0.1:8333"}, "S3_ENDPOINT"),
+        ({"S3_PUBLIC_ENDPOINT": "https://h/bucket"}, "S3_PUBLIC_ENDPOINT"),
         ({"S3_PUBLIC_ENDPOINT": "ftp://h"}, "S3_PUBLIC_ENDPOINT"),
         ({"S3_ADDRESSING": "dns"}, "S3_ADDRESSING"),
         ({"TICKETD_ATTACHMENT_TYPES": "image/*"}, "TICKETD_ATTACHMENT_TYPES"),

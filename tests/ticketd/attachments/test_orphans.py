@@ -41,6 +41,13 @@ def rows(url: str) -> list[tuple[Any, ...]]:
         return connection.execute("SELECT id, state FROM attachments").fetchall()
 
 
+def no_upload_can_come(url: str) -> bool:
+    """Once that is so, a row goes as soon as its object is gone."""
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT bool_and(late_until < now()) FROM attachments")
+        return found.fetchone() == (True,)
+
+
 def events(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
         return [row[0] for row in connection.execute("SELECT event_type FROM outbox ORDER BY id")]
@@ -145,6 +152,7 @@ async def test_killed_between_the_mark_and_the_deletion_of_the_object(
     settings = own_storage.settings | {"DATABASE_URL": database_url} | HASTY
     daemon = start_daemon("ticketd", settings).wait_ready()
     attachment = await attach(daemon)
+    wait_until(lambda: no_upload_can_come(database_url), 20, "end of the time for uploads")
     own_storage.server.stop()
     with without_patience(daemon) as client:
         assert client.delete(path_of(attachment)).status_code == 204
@@ -164,6 +172,7 @@ async def test_killed_between_the_deletion_of_the_object_and_of_the_row(
 ) -> None:
     daemon = start_daemon("ticketd", environment | HASTY).wait_ready()
     attachment = await attach(daemon)
+    wait_until(lambda: no_upload_can_come(database_url), 20, "end of the time for uploads")
     with held_up(database_url, "DELETE") as database:
         with without_patience(daemon) as client:
             assert client.delete(path_of(attachment)).status_code == 204
