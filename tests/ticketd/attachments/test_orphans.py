@@ -13,6 +13,7 @@ from tests.support.processes import Daemon, wait_until
 from tests.support.storage import Storage
 from tests.ticketd.application import NEW
 from tests.ticketd.attachments.conversation import CONTENT, Client, key_of
+from tests.ticketd.attachments.holding import held_up, how_many_wait
 
 # A sweep every moment, of uploads that are not waited for long.
 HASTY = {
@@ -20,20 +21,6 @@ HASTY = {
     "TICKETD_ATTACHMENT_UPLOAD_TTL": "6s",
     "TICKETD_ATTACHMENT_LATE_UPLOAD": "0s",
 }
-LOCK = 7
-# A statement that gets to such a row waits for the test, which kills its ticketd there.
-HOLD_UP = """
-CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock({lock});
-    RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
-END $$;
-CREATE TRIGGER hold_up BEFORE {event} ON attachments FOR EACH ROW EXECUTE FUNCTION hold_up();
-"""
-WAITING = """
-SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'
-"""
 
 
 def rows(url: str) -> list[tuple[Any, ...]]:
@@ -51,24 +38,6 @@ def no_upload_can_come(url: str) -> bool:
 def events(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
         return [row[0] for row in connection.execute("SELECT event_type FROM outbox ORDER BY id")]
-
-
-@contextmanager
-def held_up(url: str, event: str) -> Iterator[psycopg.Connection[Any]]:
-    """While statements on attachments wait. At the end, those that wait are ended, as the server
-    would end them for a client that is gone."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(HOLD_UP.format(lock=LOCK, event=event).encode())
-        connection.execute(f"SELECT pg_advisory_lock({LOCK})".encode())
-        yield connection
-        for (pid,) in connection.execute(WAITING).fetchall():
-            connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
-        wait_until(lambda: not connection.execute(WAITING).fetchall(), 10, "end of the statement")
-        connection.execute(b"DROP TRIGGER hold_up ON attachments")
-
-
-def is_waiting(connection: psycopg.Connection[Any]) -> bool:
-    return bool(connection.execute(WAITING).fetchall())
 
 
 @contextmanager
@@ -130,11 +99,11 @@ async def test_killed_in_the_midst_of_a_completion_it_is_done_again_once(
 ) -> None:
     daemon = start_daemon("ticketd", environment).wait_ready()
     announced = await upload_only(daemon)
-    with held_up(database_url, "UPDATE") as database:
+    with held_up(database_url, "UPDATE", then_ended=True) as database:
         with pytest.raises(httpx.HTTPError):
             async with httpx.AsyncClient(base_url=daemon.url, timeout=0.5) as ticketd:
                 await ticketd.post(f"{path_of(announced)}/complete")
-        wait_until(lambda: is_waiting(database), 10, "waiting statement")
+        wait_until(lambda: how_many_wait(database) > 0, 10, "waiting statement")
         daemon.kill()
     assert events(database_url) == ["ticket.created"]
     daemon.start().wait_ready()
@@ -173,10 +142,10 @@ async def test_killed_between_the_deletion_of_the_object_and_of_the_row(
     daemon = start_daemon("ticketd", environment | HASTY).wait_ready()
     attachment = await attach(daemon)
     wait_until(lambda: no_upload_can_come(database_url), 20, "end of the time for uploads")
-    with held_up(database_url, "DELETE") as database:
+    with held_up(database_url, "DELETE", then_ended=True) as database:
         with without_patience(daemon) as client:
             assert client.delete(path_of(attachment)).status_code == 204
-        wait_until(lambda: is_waiting(database), 20, "waiting statement")
+        wait_until(lambda: how_many_wait(database) > 0, 20, "waiting statement")
         assert storage.keys() == []
         daemon.kill()
     assert len(rows(database_url)) == 1

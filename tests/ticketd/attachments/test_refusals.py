@@ -16,6 +16,7 @@ from tests.ticketd.attachments.conversation import (
     client_of,
     key_of,
 )
+from tests.ticketd.attachments.holding import held_up, how_many_wait
 
 UNKNOWN = UUID(int=7)
 WRONG: list[tuple[dict[str, Any], tuple[str, str]]] = [
@@ -111,16 +112,11 @@ async def test_url_of_an_upload_expires(environment: dict[str, str]) -> None:
 async def test_many_at_once_are_never_more_than_a_ticket_may_have(
     environment: dict[str, str],
 ) -> None:
-    """Two processes' worth of lanes, so that they race in the database."""
     settings = environment | {"TICKETD_ATTACHMENT_LIMIT": "5"}
-    async with running(settings) as one, running(settings) as other:
-        client = await client_of(one)
+    async with running(settings) as app:
+        client = await client_of(app)
         answers = await asyncio.gather(
-            *(
-                app.client.post(client.path, json=announcement())
-                for app in (one, other)
-                for _ in range(20)
-            )
+            *(app.client.post(client.path, json=announcement()) for _ in range(30))
         )
         taken = [answer.json() for answer in answers if answer.status_code == 201]
         refused = [problem_of(answer) for answer in answers if answer.status_code != 201]
@@ -128,6 +124,26 @@ async def test_many_at_once_are_never_more_than_a_ticket_may_have(
         assert set(refused) == {(409, "too_many_attachments")}
         assert (await client.delete(taken[0])).status_code == 204
         await client.announce()
+
+
+async def test_two_that_see_the_same_free_place_do_not_both_take_it(
+    environment: dict[str, str], database_url: str
+) -> None:
+    settings = environment | {"TICKETD_ATTACHMENT_LIMIT": "1"}
+    async with running(settings) as one, running(settings) as other:
+        path = (await client_of(one)).path
+        with held_up(database_url, "INSERT", then_ended=False) as database:
+
+            async def both_wait() -> bool:
+                return how_many_wait(database) == 2
+
+            waiting = [
+                asyncio.create_task(app.client.post(path, json=announcement()))
+                for app in (one, other)
+            ]
+            await until(both_wait)
+        statuses = sorted([(await answer).status_code for answer in waiting])
+    assert statuses == [201, 409]
 
 
 async def test_what_is_not_there_is_not_found(environment: dict[str, str]) -> None:
