@@ -169,6 +169,16 @@ def test_event_that_died_again_is_redriven_again(desk: Desk) -> None:
     assert desk.dead() == 0
 
 
+def test_letter_of_an_earlier_death_does_not_move_the_row_of_a_later_one(desk: Desk) -> None:
+    row = outbox_row()
+    desk.letters(row)
+    keep_dead(desk.connection, row, failure(first_failed_at=FIRST_FAILED + timedelta(hours=1)))
+    assert desk.redrive("--all") == (
+        1, ["redriven: 0 of 1 dead letters", "passed over: 1 redriven before"],
+    )  # fmt: skip
+    assert (desk.outbox(), desk.dead()) == ([], 1)
+
+
 def test_row_that_is_parked_still_is_not_doubled(desk: Desk) -> None:
     row = outbox_row()
     desk.letters(row)

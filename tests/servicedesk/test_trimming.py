@@ -4,6 +4,7 @@ import asyncio
 import io
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from itertools import pairwise
 
 import psycopg
 import pytest
@@ -13,7 +14,7 @@ from servicedesk.logs import Log
 from servicedesk.queue.statements import Pool, Statements
 from servicedesk.queue.tables import DELIVERY, OUTBOX, QueueTables
 from servicedesk.queue.trim_store import TrimStore
-from servicedesk.trimming import Chore, Trimming
+from servicedesk.trimming import RESTS, Chore, Trimming
 from tests.support.processes import Daemon, wait_until
 
 StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
@@ -127,6 +128,25 @@ def test_everything_old_goes_in_batches_with_pauses_and_one_log_line(database_ur
     [line] = lines.getvalue().splitlines()
     assert '"event":"trimmed"' in line
     assert '"dead":7,"history":1' in line
+
+
+def test_pause_is_several_times_as_long_as_the_batch_before_it(database_url: str) -> None:
+    spans: list[tuple[float, float]] = []
+
+    async def act(pool: Pool) -> None:
+        async def forget(age_seconds: float, most: int) -> int:
+            started = asyncio.get_running_loop().time()
+            async with pool.connection() as connection:
+                await connection.execute("SELECT pg_sleep(0.03)")
+            spans.append((started, asyncio.get_running_loop().time()))
+            return most if len(spans) < 4 else 0
+
+        chores = [Chore(name="dead", age_seconds=HOUR, forget=forget)]
+        await Trimming(chores=chores, log=Log("test", stream=io.StringIO())).trim()
+
+    run(database_url, act)
+    for (began, ended), (next_began, _) in pairwise(spans):
+        assert next_began - ended >= RESTS * (ended - began)
 
 
 def test_failure_postpones_trimming_and_ends_nothing(database_url: str) -> None:
