@@ -125,6 +125,7 @@ async def test_killed_between_the_mark_and_the_deletion_of_the_object(
     own_storage.server.stop()
     with without_patience(daemon) as client:
         assert client.delete(path_of(attachment)).status_code == 204
+    wait_until(lambda: daemon.events("storage_away"), 10, "attempt to delete the object")
     daemon.kill()
     ((_, state),) = rows(database_url)
     assert state == "removing"
