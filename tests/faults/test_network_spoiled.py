@@ -28,7 +28,7 @@ from tests.support.webhooks import WebhookReceiver
 pytestmark = [pytest.mark.kafka, pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 # Far below the minute after which librdkafka by itself gives a silent connection up.
-MOST_RECOVERY_SECONDS = 30.0
+MOST_RECOVERY_SECONDS = 45.0
 FRESH_SECONDS = 3.0
 
 
