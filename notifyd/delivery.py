@@ -31,7 +31,8 @@ class ChannelTarget:
         longest = max((each.timeout_seconds for each in self._channels.values()), default=0.0)
         return CUT_OFF * longest
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
+        del begun_at
         task = asyncio.get_running_loop().create_task(self._settled(row, settle))
         # The loop holds tasks weakly; without this one could vanish half-way.
         self._tasks.add(task)

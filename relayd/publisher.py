@@ -5,6 +5,7 @@ row itself.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -34,14 +35,15 @@ NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A row that found the producer's queue full. `until` is a time of the loop's clock."""
+class Outgoing:
+    """A row as a record. `begun_at` becomes its timestamp, by which the topic refuses what comes
+    too late (relayd/topics.py)."""
 
     row: QueuedRow
     settle: Settle
     value: bytes
     headers: Headers
-    until: float
+    begun_at: float
 
 
 class Publisher:
@@ -72,7 +74,8 @@ class Publisher:
         self._probe_seconds = probe_seconds
         self._loop = asyncio.get_running_loop()
         self._unprepared = "Kafka has not answered since the start"
-        self._waiting: deque[Waiting] = deque()
+        # With the time of the loop's clock until which they may wait for room.
+        self._waiting: deque[tuple[Outgoing, float]] = deque()
         self._failures = 0
         self._remake_at = 0.0
         self._producer: IdempotentProducer | None = IdempotentProducer(settings, notices)
@@ -88,7 +91,7 @@ class Publisher:
         """Why nothing can be sent yet; empty once it can. Callable from any thread."""
         return self._unprepared
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         try:
             value, headers = _record(row)
         except Exception as error:
@@ -96,8 +99,9 @@ class Publisher:
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
             return
         # Behind rows that wait already, so that none of them waits for ever.
-        if self._waiting or not self._send(row, settle, value, headers):
-            self._wait(row, settle, value, headers)
+        record = Outgoing(row=row, settle=settle, value=value, headers=headers, begun_at=begun_at)
+        if self._waiting or not self._send(record):
+            self._wait(record)
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
@@ -136,15 +140,23 @@ class Publisher:
             self._producer.close()
             self._producer = None
 
-    def _send(self, row: QueuedRow, settle: Settle, value: bytes, headers: Headers) -> bool:
+    def _send(self, record: Outgoing) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
+        row, settle = record.row, record.settle
         producer = self._usable_producer()
         if producer is None or self._unprepared:
             settle(row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
         report = partial(self._report, row, settle)
         try:
-            producer.produce(self._topic, value, row.key.encode(), headers, report)
+            producer.produce(
+                self._topic,
+                record.value,
+                row.key.encode(),
+                record.headers,
+                report,
+                timestamp=record.begun_at,
+            )
         except BufferError:
             return False
         except KafkaException as refusal:
@@ -175,26 +187,23 @@ class Publisher:
         self._producer = IdempotentProducer(self._settings, self._notices)
         return self._producer
 
-    def _wait(self, row: QueuedRow, settle: Settle, value: bytes, headers: Headers) -> None:
+    def _wait(self, record: Outgoing) -> None:
         if not self._waiting:
             self._loop.call_later(FULL_QUEUE_SECONDS, self._send_waiting)
         until = self._loop.time() + self._settings.delivery_seconds * WAITING_SHARE
-        self._waiting.append(
-            Waiting(row=row, settle=settle, value=value, headers=headers, until=until)
-        )
+        self._waiting.append((record, until))
 
     def _send_waiting(self) -> None:
         self._expire(self._loop.time())
         while self._waiting:
-            first = self._waiting[0]
-            if not self._send(first.row, first.settle, first.value, first.headers):
+            if not self._send(self._waiting[0][0]):
                 self._loop.call_later(FULL_QUEUE_SECONDS, self._send_waiting)
                 return
             self._waiting.popleft()
 
     def _expire(self, now: float) -> None:
-        while self._waiting and self._waiting[0].until <= now:
-            late = self._waiting.popleft()
+        while self._waiting and self._waiting[0][1] <= now:
+            late, _ = self._waiting.popleft()
             late.settle(late.row, Unreachable(error="_QUEUE_FULL: the producer does not drain"))
 
     async def _publish_dead(
@@ -211,7 +220,9 @@ class Publisher:
                 acknowledged.set_result(error)
 
         try:
-            producer.produce(self._dlq_topic, value, row.key.encode(), headers, report)
+            producer.produce(
+                self._dlq_topic, value, row.key.encode(), headers, report, timestamp=time.time()
+            )
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:

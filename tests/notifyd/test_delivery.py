@@ -46,7 +46,7 @@ def settled(channels: Mapping[str, Channel], *rows: QueuedRow) -> tuple[list[Out
         target = target_of(channels, lines)
         found: dict[int, Outcome] = {}
         for row in rows:
-            target.send(row, lambda row, outcome: found.update({row.id: outcome}))
+            target.send(row, lambda row, outcome: found.update({row.id: outcome}), 0.0)
         async with asyncio.timeout(10):
             while len(found) < len(rows):
                 await asyncio.sleep(0.005)
