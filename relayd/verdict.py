@@ -97,6 +97,10 @@ def verdict(error: KafkaError) -> Rejected | Unreachable:
     """
     name = error.name()
     bad = name in REJECTED or (error.code() > 0 and name not in UNREACHABLE)
+    text = kafka_text(error)
     if bad and not error.fatal():
-        return Rejected(error=kafka_text(error))
-    return Unreachable(error=kafka_text(error))
+        return Rejected(error=text)
+    if name == "INVALID_TIMESTAMP":
+        # What an operator may have to mend, and would not guess.
+        text += "; it was held up, or the clocks of relayd and the broker disagree"
+    return Unreachable(error=text)
