@@ -118,6 +118,16 @@ class Daemon:
     def is_ready(self) -> bool:
         return http_status(f"{self.admin_url}/readyz") == 200
 
+    def checks(self) -> dict[str, str]:
+        """What /readyz says of each check, whatever its status."""
+        try:
+            with urlopen(f"{self.admin_url}/readyz", timeout=5) as answer:  # noqa: S310 - loopback
+                body = answer.read()
+        except HTTPError as error:
+            with error:
+                body = error.read()
+        return dict(orjson.loads(body)["checks"])
+
     def metrics(self) -> str:
         with urlopen(f"{self.admin_url}/metrics", timeout=5) as answer:  # noqa: S310 - loopback
             return str(answer.read().decode())
