@@ -19,11 +19,13 @@ from deploy.local.apache import ApacheKafka, kafka_jars, nodes_of
 from deploy.local.kafka import Kafka
 from deploy.local.ports import free_port
 from deploy.local.postgres import FLEETING, Postgres, place, spare_directory
+from deploy.local.s3 import S3
 from deploy.local.valkey import Valkey
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
 from tests.faults.scenario import Scenario
 from tests.support.processes import Daemon
+from tests.support.storage import Storage, new_s3
 
 TEMPLATE = "migrated"
 
@@ -208,6 +210,34 @@ def valkey_url(servers_directory: Path) -> Iterator[str]:
     server.start()
     server.wait_ready()
     yield server.url()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_s3(servers_directory: Path) -> Iterator[S3]:
+    """The S3 server of the session. A test that takes it away takes `own_storage`."""
+    server = new_s3(servers_directory / "s3")
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def storage(shared_s3: S3, unique_name: str) -> Iterator[Storage]:
+    """A bucket of the test's own."""
+    bucket = Storage(shared_s3, unique_name).create()
+    yield bucket
+    bucket.remove()
+
+
+@pytest.fixture
+def own_storage(servers_directory: Path, unique_name: str) -> Iterator[Storage]:
+    """A server with a bucket for one test, to be stopped, frozen and started again."""
+    server = new_s3(Path(tempfile.mkdtemp(dir=servers_directory)))
+    server.start()
+    server.wait_ready()
+    yield Storage(server, unique_name).create()
     server.stop()
 
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ticketd.errors import MalformedBodyError
 from ticketd.exchange import Exchange
-from ticketd.messages import Response
+from ticketd.messages import BODILESS, Response
 from ticketd.middleware import Pipeline
 from ticketd.parsing import RequestReader
 
@@ -236,7 +236,7 @@ def _bytes(exchange: Exchange, response: Response, date_line: bytes, *, is_last:
         STATUS_LINES[response.status],
         response.common.lines,
         response.own.lines,
-        b"" if response.status == 304 else b"content-length: %d\r\n" % len(body),
+        b"" if response.status in BODILESS else b"content-length: %d\r\n" % len(body),
         date_line,
         exchange.request_id.encode(),
         b"connection: close\r\n" if is_last else b"",
