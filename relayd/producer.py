@@ -102,9 +102,17 @@ class IdempotentProducer:
         self._timer = self._loop.call_later(IDLE_POLL_SECONDS, self._poll)
 
     def produce(
-        self, topic: str, value: bytes, key: bytes, headers: Headers, report: Report
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes,
+        headers: Headers,
+        report: Report,
+        *,
+        timestamp: float,
     ) -> None:
-        """Queue a message; `report` gets None when it is acknowledged, or the error.
+        """Queue a message; `report` gets None when it is acknowledged, or the error. `timestamp` is
+        the record's, in seconds since the epoch.
 
         Raises BufferError when the queue is full, and KafkaException when librdkafka refuses the
         message; `report` is then not called.
@@ -112,7 +120,12 @@ class IdempotentProducer:
         number = self._sent
         try:
             self._producer.produce(
-                topic, value, key, headers=headers, on_delivery=partial(self._on_delivery, number)
+                topic,
+                value,
+                key,
+                headers=headers,
+                on_delivery=partial(self._on_delivery, number),
+                timestamp=int(timestamp * 1000),
             )
         except KafkaException as error:
             self._note_failure(error.args[0])

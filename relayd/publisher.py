@@ -5,6 +5,7 @@ row itself.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -39,13 +40,16 @@ NOT_REMADE = "the producer failed for good and is not made anew yet"
 # Not frozen: one is made for every row, and freezing would double its cost.
 @dataclass(slots=True)
 class Sent:
-    """A row on its way, encoded. `begun_at` is a time of the loop's clock."""
+    """A row on its way, encoded. `begun_at` is a time of the loop's clock; `timestamp`, in seconds
+    since the epoch, is the record's, by which the topic refuses what comes too late
+    (relayd/topics.py)."""
 
     row: QueuedRow
     settle: Settle
     value: bytes
     headers: Headers
     begun_at: float
+    timestamp: float
 
 
 class Publisher:
@@ -99,14 +103,14 @@ class Publisher:
         """Why nothing can be sent yet; empty once it can. Callable from any thread."""
         return self._unprepared
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         try:
             value, headers = _record(row)
         except Exception as error:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
             return
-        sent = Sent(row, settle, value, headers, self._loop.time())
+        sent = Sent(row, settle, value, headers, self._loop.time(), begun_at)
         # Behind rows that wait already, so that none of them waits for ever.
         if self._waiting or not self._send(sent):
             self._wait(sent)
@@ -168,7 +172,14 @@ class Publisher:
     def _produce(self, producer: IdempotentProducer, sent: Sent, report: Report) -> None:
         """Raises BufferError. What librdkafka refuses at once is about the row by itself."""
         try:
-            producer.produce(self._topic, sent.value, sent.row.key.encode(), sent.headers, report)
+            producer.produce(
+                self._topic,
+                sent.value,
+                sent.row.key.encode(),
+                sent.headers,
+                report,
+                timestamp=sent.timestamp,
+            )
         except KafkaException as refusal:
             self._report(sent, refusal.args[0])
 
@@ -262,7 +273,9 @@ class Publisher:
                 acknowledged.set_result(error)
 
         try:
-            producer.produce(self._dlq_topic, value, row.key.encode(), headers, report)
+            producer.produce(
+                self._dlq_topic, value, row.key.encode(), headers, report, timestamp=time.time()
+            )
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:

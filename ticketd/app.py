@@ -44,6 +44,10 @@ from ticketd.wire import Connection
 if TYPE_CHECKING:
     from ticketd.attachments.app import Attachments
 
+# How long a stop hears out clients that are in the midst of their work, and the part of
+# SHUTDOWN_TIMEOUT that it may take.
+QUIET_SECONDS = 1.0
+QUIET_SHARE = 0.25
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 
 
@@ -119,6 +123,7 @@ def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
         pipeline,
         header_seconds=config.header_seconds,
         idle_seconds=config.idle_seconds,
+        quiet_seconds=min(QUIET_SECONDS, config.shutdown_seconds * QUIET_SHARE),
         connection_limit=config.connection_limit,
         wall_clock=time.time,
         format_date=partial(formatdate, usegmt=True),

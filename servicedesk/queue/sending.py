@@ -5,6 +5,7 @@ side that is away holds back its own lane and counts no attempt.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
@@ -69,7 +70,7 @@ class Sending:
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
-        if self.closed or not self._may_send():
+        if self.closed:
             return
         for lane in self._lines.lanes.values():
             self._dispatch_lane(lane)
@@ -79,22 +80,26 @@ class Sending:
         settings = self._settings
         most = settings.narrow_lanes.get(lane.receiver, settings.lane_in_flight)
         while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
+            # For every row, and the time first: this process may be stopped between any two lines.
+            begun_at = time.time()
+            if not self._may_send():
+                return
             line = self._lines.next_ready(lane)
             if line is None:
                 return
             row = line.rows[0]
             if self._lines.buckets[row.bucket].is_ours:
-                self._begin(line, now)
+                self._begin(line, now, begun_at)
             else:
                 self._lines.drop(line, again=True)
 
-    def _begin(self, line: Line, now: float) -> None:
+    def _begin(self, line: Line, now: float, begun_at: float) -> None:
         row = self._lines.begin(line, now)
         failed = self._parking.failures(row)
         if failed is not None and failed.attempts >= self._settings.max_attempts:
             self._spawn(self._bury(row, failed))
         else:
-            self._target.send(row, self.settle)
+            self._target.send(row, self.settle, begun_at)
 
     def settle(self, row: QueuedRow, outcome: Outcome) -> None:
         """Take the outcome of a send; called once a send, on the loop's thread."""

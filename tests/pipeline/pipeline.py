@@ -133,6 +133,13 @@ class Pipeline:
         counts = {table: self.count(f"SELECT count(*) FROM {table}") for table in tables}
         return ", ".join(f"{table} {count}" for table, count in counts.items())
 
+    def judge_topic(self, accepted: list[Accepted]) -> Verdict:
+        return judge(
+            accepted,
+            self.database_url,
+            topic=read_topic(self.environment["KAFKA_BROKERS"], self.environment["KAFKA_TOPIC"]),
+        )
+
     def judge(
         self, accepted: list[Accepted], name: str, *, former: Sequence[TopicRecord] = ()
     ) -> Verdict:
