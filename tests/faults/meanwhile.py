@@ -5,17 +5,19 @@ Faults are done by the test's own thread: a daemon ends with the thread that sta
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from tests.pipeline.pipeline import Pipeline
-from tests.support.checker import Verdict
+from tests.support.checker import Accepted, Verdict
 from tests.support.load import Load
-from tests.support.processes import Daemon, wait_until
-from tests.support.webhooks import WebhookReceiver
+from tests.support.processes import Daemon
+from tests.support.topic_log import TopicRecord
 
 ENDLESS = 1_000_000
+ASK_SECONDS = 0.2
 # An event that waits longer than this in the outbox is held up by something.
-FRESH = "interval '1 second'"
+FRESH = "interval '2 seconds'"
 
 
 class BackgroundLoad:
@@ -66,32 +68,57 @@ def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundL
 
 
 def seconds_until(condition: Callable[[], object], most: float, what: str) -> float:
-    """How long it took until `condition` held; fails after `most`."""
+    """How long it took until `condition` held; fails after `most`. Asked a few times a second
+    only: what asks the database must not be the load that it looks for."""
     begun = time.monotonic()
-    wait_until(condition, most, what)
+    while not condition():
+        assert time.monotonic() - begun < most, f"after {most:g} s there is still no {what}"
+        time.sleep(ASK_SECONDS)
     return round(time.monotonic() - begun, 1)
 
 
-def has_caught_up(pipeline: Pipeline) -> bool:
-    """No event waits in the outbox but those that have just come."""
-    statement = f"SELECT count(*) FROM outbox WHERE created_at < now() - {FRESH}"
-    return pipeline.count(statement) == 0
+def has_caught_up(pipeline: Pipeline, but: int = 0) -> bool:
+    """No event waits in the outbox but those that have just come, and those of `but` tickets."""
+    statement = (
+        f"SELECT count(DISTINCT aggregate_id) FROM outbox WHERE created_at < now() - {FRESH}"
+    )
+    return pipeline.count(statement) <= but
 
 
-def judged(pipeline: Pipeline, load: BackgroundLoad, name: str, seconds: float) -> Verdict:
-    """The verdict once the load has been stopped and everything of it delivered. ticketd itself
-    had no part in the fault: it has accepted everything."""
+def judged(
+    pipeline: Pipeline,
+    load: BackgroundLoad,
+    name: str,
+    seconds: float,
+    *,
+    direct: Sequence[Accepted] = (),
+    former: Sequence[TopicRecord] = (),
+) -> Verdict:
+    """The verdict once the load has been stopped and everything delivered: what ticketd accepted,
+    which is all that it was asked for, and what was put into the outbox `direct`ly. `former` is
+    what the topic held before it was made again."""
     load.stop()
     found = load.finish(30)
     assert (found.refused, found.broken) == ([], 0)
-    pipeline.wait_delivered(name, len(found.accepted), seconds)
+    accepted = [*found.accepted, *direct]
+    pipeline.wait_delivered(name, len(accepted), seconds)
     pipeline.wait_empty(30)
-    return pipeline.judge(found.accepted, name)
+    return pipeline.judge(accepted, name, former=former)
 
 
-def waits(receiver: WebhookReceiver, begun: float, ended: float) -> list[float]:
-    """Seconds from commit to delivery of what was committed between two times of the day,
-    sorted; repeats count for themselves."""
-    found = [each.seconds for each in receiver.deliveries if begun <= each.committed_at <= ended]
+class Timed(Protocol):
+    """An arrival in the topic or at a receiver."""
+
+    @property
+    def committed_at(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+def waits(arrivals: Iterable[Timed], begun: float, ended: float) -> list[float]:
+    """Seconds from commit to arrival of what was committed between two times of the day, sorted;
+    repeats count for themselves."""
+    found = [each.seconds for each in arrivals if begun <= each.committed_at <= ended]
     assert found, "nothing was committed meanwhile"
     return sorted(found)

@@ -257,7 +257,7 @@ def steady_round(
         )
         reads = pipeline.count(READS) - reads
         wait_until(lambda: has_caught_up(pipeline), 30, "end of the backlog")
-        p99 = percentile(waits(receiver, began_at, ended_at), 0.99)
+        p99 = percentile(waits(receiver.deliveries, began_at, ended_at), 0.99)
         return Round(events=events, seconds=took, reads=reads, p99_ms=1000 * p99)
 
     return work
