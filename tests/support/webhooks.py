@@ -20,6 +20,10 @@ class Delivery:
     body: bytes
 
     @property
+    def event_id(self) -> str:
+        return self.webhook_id
+
+    @property
     def ticket(self) -> str:
         return str(self.envelope["aggregate_id"])
 
