@@ -1,6 +1,6 @@
 """The dead letter of an outbox row: the event as it would have been sent, and why it was not."""
 
-from relayd.producer import Headers
+from relayd.record import Headers
 from servicedesk.event import rfc3339
 from servicedesk.queue.row import Failure, QueuedRow
 
@@ -14,7 +14,7 @@ def dead_letter_headers(row: QueuedRow, failure: Failure, *, original_topic: str
     error_class, _, message = failure.error.partition(": ")
     return [
         ("dlq_original_topic", original_topic.encode()),
-        ("dlq_event_id", str(row.event_id).encode()),
+        ("dlq_event_id", row.event_id.encode()),
         ("dlq_key", row.key.encode()),
         ("dlq_attempts", str(failure.attempts).encode()),
         ("dlq_first_failed_at", rfc3339(failure.first_failed_at).encode()),

@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-import orjson
 from confluent_kafka import KafkaError, KafkaException
 
 from relayd.background import on_thread
 from relayd.config import WAITING_SHARE
 from relayd.dead_letter import VALUE_OMITTED, dead_letter_headers
 from relayd.notices import Notices
-from relayd.producer import Headers, IdempotentProducer, ProducerSettings
+from relayd.producer import IdempotentProducer, ProducerSettings
+from relayd.record import Headers, record
 from relayd.verdict import kafka_text, verdict
 from servicedesk.backoff import Backoff
-from servicedesk.event import Event, envelope, kafka_headers
 from servicedesk.queue.row import Acknowledged, Failure, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError, Settle
 
@@ -90,7 +89,7 @@ class Publisher:
 
     def send(self, row: QueuedRow, settle: Settle) -> None:
         try:
-            value, headers = _record(row)
+            value, headers = record(row)
         except Exception as error:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
@@ -102,7 +101,7 @@ class Publisher:
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
         try:
-            value, headers = _record(row)
+            value, headers = record(row)
         except Exception:
             # What cannot be encoded is told by the headers alone.
             value, headers = b"", []
@@ -217,19 +216,3 @@ class Publisher:
         except KafkaException as refusal:
             return cast("KafkaError", refusal.args[0])
         return await acknowledged
-
-
-def _record(row: QueuedRow) -> tuple[bytes, Headers]:
-    """The envelope and the headers of a row. Raises ValueError or TypeError on a malformed one."""
-    correlation = orjson.loads(row.headers)
-    event = Event(
-        event_id=row.event_id,
-        event_type=row.event_type,
-        occurred_at=row.created_at,
-        aggregate_id=row.aggregate_id,
-        sequence=row.sequence,
-        request_id=correlation.get("request_id"),
-        traceparent=correlation.get("traceparent"),
-        payload=row.payload,
-    )
-    return envelope(event), kafka_headers(event)

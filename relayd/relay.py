@@ -19,6 +19,7 @@ from relayd.publisher import Publisher
 from relayd.topics import Topics, ensure_topics
 from servicedesk.admin import AdminServer, Probes
 from servicedesk.backoff import Backoff
+from servicedesk.collector import collect_seldom
 from servicedesk.database import AWAY, SchemaError, create_pool, require_schema
 from servicedesk.environment import SettingError
 from servicedesk.logs import Log
@@ -105,6 +106,7 @@ class Relay:
             log=self._log,
             random=random.random,
         )
+        collect_seldom()
         self._log.info("started", owner=self._owner, topic=self._config.kafka_topic)
         url = self._config.database_url
         beside = [

@@ -42,7 +42,9 @@ class Event:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a Z, the one way times are written in JSON here."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")[: -len("+00:00")] + "Z"
 
 
 def envelope(event: Event) -> bytes:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
+from servicedesk.wire import Connection
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
 from ticketd.config import Config
@@ -37,7 +38,6 @@ from ticketd.router import Handler, Route, Router
 from ticketd.store import PostgresTicketStore, TicketStore, Work
 from ticketd.tokens import READ, WRITE, TokenFile
 from ticketd.wakeup import OutboxSignal
-from ticketd.wire import Connection
 
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 

@@ -20,7 +20,35 @@ HEADERS = (
     '{"request_id":"019a8f6e-53c4-7d11-9c1e-5f0a4b7f2d10",'
     '"traceparent":"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}'
 )
-WORDS = ["принтер", "не", "печатает", "в", "отделе", "продаж", "горит", "красная", "лампа", "бумага", "есть", "перезапуск", "помог", "the", "screen", "stays", "black", "after", "login", "network", "drive", "gone", "since", "monday", "please", "call", "back"]
+WORDS = [
+    "принтер",
+    "не",
+    "печатает",
+    "в",
+    "отделе",
+    "продаж",
+    "горит",
+    "красная",
+    "лампа",
+    "бумага",
+    "есть",
+    "перезапуск",
+    "помог",
+    "the",
+    "screen",
+    "stays",
+    "black",
+    "after",
+    "login",
+    "network",
+    "drive",
+    "gone",
+    "since",
+    "monday",
+    "please",
+    "call",
+    "back",
+]
 # {"id":"…",
 HEAD_BYTES = 45
 

@@ -130,6 +130,12 @@ class Drain:
 
         Errors that are not "the database is away" rise: they are faults of the program.
         """
+        try:
+            await self._drain(stop)
+        finally:
+            await self._store.close()
+
+    async def _drain(self, stop: asyncio.Event) -> None:
         tasks: set[asyncio.Task[None]] = set()
         async with asyncio.TaskGroup() as group:
 

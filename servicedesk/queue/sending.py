@@ -58,6 +58,7 @@ class Sending:
         self._loop = asyncio.get_running_loop()
         self._spawn = spawn
         self._dispatch_due = False
+        self._arrived: list[QueuedRow] = []
         self.closed = False
 
     def dispatch_soon(self) -> None:
@@ -68,6 +69,7 @@ class Sending:
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
+        self._take_arrived()
         if self.closed or not self._may_send():
             return
         for lane in self._lines.lanes.values():
@@ -89,22 +91,26 @@ class Sending:
 
     def _begin(self, line: Line, now: float) -> None:
         row = self._lines.begin(line, now)
-        failed = self._parking.failures(row)
+        failed = self._parking.failures(row) if len(self._parking) else None
         if failed is not None and failed.attempts >= self._settings.max_attempts:
             self._spawn(self._bury(row, failed))
         else:
             self._target.send(row, self.settle)
 
     def settle(self, row: QueuedRow, outcome: Outcome) -> None:
-        """Take the outcome of a send; called once a send, on the loop's thread."""
-        line = self._lines.end(row)
+        """Take the outcome of a send; called once a send, on the loop's thread. Rows that arrived
+        are taken together, in this turn of the loop, and before anything that comes after them."""
         if isinstance(outcome, Acknowledged):
-            self._acknowledge(line, row)
-        elif isinstance(outcome, Rejected):
-            self._reject(line, row, outcome)
+            self._arrived.append(row)
         else:
-            self._hold(line, row, outcome)
-        self.dispatch_soon()
+            self._take_arrived()
+            line = self._lines.end(row)
+            if isinstance(outcome, Rejected):
+                self._reject(line, row, outcome)
+            else:
+                self._hold(line, row, outcome)
+        if not self._dispatch_due:
+            self.dispatch_soon()
 
     def _answered(self, lane: Lane) -> None:
         lane.answered_at = self._loop.time()
@@ -112,13 +118,14 @@ class Sending:
             self._metrics.show_circuit(lane.receiver, is_open=False)
             self._log.info("circuit_closed", receiver=lane.receiver)
 
-    def _acknowledge(self, line: Line, row: QueuedRow) -> None:
-        self._answered(line.lane)
-        self._metrics.published.labels(row.event_type).inc()
-        age = datetime.now(UTC) - row.created_at
-        self._metrics.commit_to_ack.observe(max(0.0, age.total_seconds()))
-        self._lines.pop(line)
-        self._ledger.acknowledge(row)
+    def _take_arrived(self) -> None:
+        if not self._arrived:
+            return
+        rows, self._arrived = self._arrived, []
+        for receiver in self._lines.finish(rows):
+            self._answered(self._lines.lane(receiver))
+        self._metrics.count_arrived(rows, datetime.now(UTC))
+        self._ledger.acknowledge(rows)
 
     def _reject(self, line: Line, row: QueuedRow, outcome: Rejected) -> None:
         self._answered(line.lane)
