@@ -26,14 +26,13 @@ class SilentConnectionError(OperationalError):
 
 
 class HotConnection:
-    """One statement at a time, on a connection that stays out of the pool for as long as it is
-    sound. Errors of psycopg rise; a cancelled statement costs the connection."""
+    """One statement at a time, on a connection beside the pool's, made as theirs are when it is
+    first needed. Errors of psycopg rise; a cancelled statement costs the connection."""
 
     def __init__(self, pool: AsyncConnectionPool[Connection], seconds: float) -> None:
         self._pool = pool
         self._seconds = seconds
         self._lock = asyncio.Lock()
-        self._connection: Connection | None = None
         self._wire: Wire | None = None
         self._statements: dict[str, tuple[Statement, list[str]]] = {}
 
@@ -51,13 +50,10 @@ class HotConnection:
             await self._run(text, values)
 
     async def close(self) -> None:
-        """Give the connection back, closed; the next statement takes another."""
-        connection, self._connection = self._connection, None
+        """The next statement makes another connection."""
         wire, self._wire = self._wire, None
         if wire is not None:
             await wire.close()
-        if connection is not None:
-            await self._pool.putconn(connection)
 
     async def _run(self, text: str, values: Mapping[str, bytes]) -> tuple[Wire, PGresult]:
         statement, names = self._numbered(text)
@@ -82,8 +78,9 @@ class HotConnection:
                 await self.close()
 
     async def _open(self) -> Wire:
-        self._connection = await self._pool.getconn()
-        self._wire = Wire(self._connection)
+        settings: dict[str, Any] = self._pool.kwargs if isinstance(self._pool.kwargs, dict) else {}
+        connection = await AsyncConnection.connect(self._pool.conninfo, **settings)
+        self._wire = Wire(connection)
         return self._wire
 
     def _numbered(self, text: str) -> tuple[Statement, list[str]]:
