@@ -83,6 +83,14 @@ bench: $(STAMP) ## Load ticketd with wrk and k6, keep the figures (ARGS="--scena
 bench-peers: $(PEERS) ## The same load on ticketd, FastAPI, Go and pgbench, interleaved
 	@exec $(BIN)/python -m bench --peers fastapi,go,pgbench --scenarios create,read $(ARGS)
 
+.PHONY: bench-relay
+bench-relay: $(STAMP) ## Drain an outbox into Apache Kafka, and at steady rates (ARGS="--peers debezium --rounds 3")
+	@exec $(BIN)/python -m bench.queues relay $(ARGS)
+
+.PHONY: bench-notify
+bench-notify: $(STAMP) ## Take a topic of Apache Kafka in, and deliver it (ARGS="--scenarios ingest")
+	@exec $(BIN)/python -m bench.queues notify $(ARGS)
+
 .PHONY: bench-micro
 bench-micro: $(STAMP) ## Measure the small hot pieces and compare with the run before (ARGS="-k envelope")
 	@$(BIN)/python -m pytest bench/micro -o addopts= -p no:cacheprovider --import-mode=importlib --benchmark-storage=file://.benchmarks \

@@ -69,7 +69,7 @@ class Config:
                 "RELAYD_MESSAGE_MAX_BYTES", 1_000_000, minimum=1_000, maximum=1_000_000_000
             ),
             delivery_seconds=read.seconds("RELAYD_DELIVERY_TIMEOUT", 5, minimum=0.1, maximum=300),
-            linger_seconds=read.seconds("RELAYD_LINGER", 0.005, maximum=1),
+            linger_seconds=read.seconds("RELAYD_LINGER", 0.02, maximum=1),
             topic_partitions=read.integer("RELAYD_TOPIC_PARTITIONS", 12, minimum=1, maximum=10_000),
             topic_replication=_replication(read),
             lease_seconds=read.seconds("RELAYD_LEASE", 15, minimum=3, maximum=600),
