@@ -19,7 +19,7 @@ from relayd.verdict import kafka_text
 
 # Delivery reports are fetched on the loop's thread by a timer, not by a thread of their own: that
 # thread would have to win the interpreter's lock once a report, and was slower when it was tried.
-POLL_SECONDS = 0.001
+POLL_SECONDS = 0.002
 IDLE_POLL_SECONDS = 0.25
 # Small against what a topic accepts: where the broker refuses a batch for its size, rows that are
 # fine are refused with the one that is not.
@@ -106,9 +106,7 @@ class IdempotentProducer:
         self._idle = True
         self._timer = self._loop.call_later(IDLE_POLL_SECONDS, self._poll)
 
-    def produce(
-        self, topic: str, value: bytes, key: bytes, headers: Headers, report: Report
-    ) -> None:
+    def produce(self, topic: str, value: bytes, key: str, headers: Headers, report: Report) -> None:
         """Queue a message; `report` gets None when it is acknowledged, or the error.
 
         Raises BufferError when the queue is full, and KafkaException when librdkafka refuses the

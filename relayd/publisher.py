@@ -137,13 +137,15 @@ class Publisher:
 
     def _send(self, row: QueuedRow, settle: Settle, value: bytes, headers: Headers) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._usable_producer()
+        producer = self._producer
+        if producer is None or producer.failure is not None:
+            producer = self._usable_producer()
         if producer is None or self._unprepared:
             settle(row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
         report = partial(self._report, row, settle)
         try:
-            producer.produce(self._topic, value, row.key.encode(), headers, report)
+            producer.produce(self._topic, value, row.key, headers, report)
         except BufferError:
             return False
         except KafkaException as refusal:
@@ -210,7 +212,7 @@ class Publisher:
                 acknowledged.set_result(error)
 
         try:
-            producer.produce(self._dlq_topic, value, row.key.encode(), headers, report)
+            producer.produce(self._dlq_topic, value, row.key, headers, report)
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:

@@ -34,9 +34,15 @@ class Place:
 class Relay(Protocol):
     """A contestant. `outbox` is the table it reads."""
 
-    name: str
-    outbox: Outbox
-    empties: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def outbox(self) -> Outbox: ...
+
+    @property
+    def empties(self) -> bool:
+        """Does it delete what is published?"""
 
     def prepare(self, place: Place) -> None:
         """Before the events are written. Raises LeftOutError or StartError."""

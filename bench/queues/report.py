@@ -88,7 +88,9 @@ def _ratios(samples: Sequence[Sample]) -> str:
             rows.append(f"| {OWN} to {name} | {' | '.join(map(number_text, cells))} |")
     if not rows:
         return ""
-    head = "| ratio of events per second | median | lowest | highest |\n| --- | ---: | ---: | ---: |"
+    head = (
+        "| ratio of events per second | median | lowest | highest |\n| --- | ---: | ---: | ---: |"
+    )
     return "\n".join([head, *rows])
 
 

@@ -78,9 +78,10 @@ class HotConnection:
                 await self.close()
 
     async def _open(self) -> Wire:
-        settings: dict[str, Any] = self._pool.kwargs if isinstance(self._pool.kwargs, dict) else {}
-        connection = await AsyncConnection.connect(self._pool.conninfo, **settings)
-        self._wire = Wire(connection)
+        # Any: the pool also takes functions in their place, which create_pool gives none of.
+        url: Any = self._pool.conninfo
+        settings: Any = self._pool.kwargs
+        self._wire = Wire(await AsyncConnection.connect(url, **settings))
         return self._wire
 
     def _numbered(self, text: str) -> tuple[Statement, list[str]]:

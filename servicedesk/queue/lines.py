@@ -144,15 +144,11 @@ class Lines:
         """Room worth a read: half of the bound."""
         return lane.rows <= self._lane_rows // 2
 
-    def begin(self, line: Line, now: float) -> QueuedRow:
-        """The line's first row goes under way."""
-        row = line.rows[0]
-        line.busy, line.sent_at = True, now
+    def begin(self, line: Line, bucket: Bucket, now: float) -> None:
+        """The first row of a line goes under way; the bucket is the row's."""
+        line.busy, line.sent_at, line.epoch = True, now, bucket.epoch
         line.lane.in_flight += 1
-        bucket = self.buckets[row.bucket]
-        line.epoch = bucket.epoch
         bucket.unsettled += 1
-        return row
 
     def retire(self, rows: Iterable[QueuedRow]) -> None:
         """The database knows what became of the rows; the next read of their buckets cannot find
@@ -238,15 +234,6 @@ class Lines:
                 self.buckets[number].known.discard(row.id)
             line.lane.rows -= len(line.rows)
             line.rows = deque([under_way])
-
-    def next_ready(self, lane: Lane) -> Line | None:
-        """The next line to send from; lines that were dropped meanwhile are passed over."""
-        while lane.ready:
-            line = lane.ready.popleft()
-            if line.queued:
-                line.queued = False
-                return line
-        return None
 
     @property
     def in_flight(self) -> int:

@@ -63,12 +63,11 @@ class QueueMetrics:
     def count_arrived(self, rows: Sequence[QueuedRow], now: datetime) -> None:
         """Rows that the far side has acknowledged by `now`."""
         types: dict[str, int] = {}
-        observe = self._ages.observe
+        end, ages = now.timestamp(), self._ages
         for row in rows:
             types[row.event_type] = types.get(row.event_type, 0) + 1
-            age = (now - row.created_at).total_seconds()
-            observe(age if age > 0.0 else 0.0)
-        self._ages.flush()
+            ages.observe(max(0.0, end - row.created_at.timestamp()))
+        ages.flush()
         for event_type, count in types.items():
             self.published.labels(event_type).inc(count)
 

@@ -76,26 +76,34 @@ class Sending:
             self._dispatch_lane(lane)
 
     def _dispatch_lane(self, lane: Lane) -> None:
+        """Send from the lines of a lane in turn. What is looked up outside of the loop does not
+        change while it runs."""
         now = self._loop.time()
-        settings = self._settings
-        most = settings.narrow_lanes.get(lane.receiver, settings.lane_in_flight)
-        while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
-            line = self._lines.next_ready(lane)
-            if line is None:
-                return
+        lines, send, settle = self._lines, self._target.send, self.settle
+        most = self._settings.narrow_lanes.get(lane.receiver, self._settings.lane_in_flight)
+        buckets, circuit, ready = lines.buckets, lane.circuit, lane.ready
+        while ready and lane.in_flight < most and circuit.allows(lane.in_flight):
+            line = ready.popleft()
+            if not line.queued:
+                continue  # dropped meanwhile
+            line.queued = False
             row = line.rows[0]
-            if self._lines.buckets[row.bucket].is_ours:
-                self._begin(line, now)
-            else:
-                self._lines.drop(line, again=True)
+            bucket = buckets[row.bucket]
+            if bucket.epoch is None or bucket.leaving:
+                lines.drop(line, again=True)
+                continue
+            lines.begin(line, bucket, now)
+            if len(self._parking) and self._bury_exhausted(row):
+                continue
+            send(row, settle)
 
-    def _begin(self, line: Line, now: float) -> None:
-        row = self._lines.begin(line, now)
-        failed = self._parking.failures(row) if len(self._parking) else None
-        if failed is not None and failed.attempts >= self._settings.max_attempts:
-            self._spawn(self._bury(row, failed))
-        else:
-            self._target.send(row, self.settle)
+    def _bury_exhausted(self, row: QueuedRow) -> bool:
+        """Begin to bury a row that has had its last attempt."""
+        failed = self._parking.failures(row)
+        if failed is None or failed.attempts < self._settings.max_attempts:
+            return False
+        self._spawn(self._bury(row, failed))
+        return True
 
     def settle(self, row: QueuedRow, outcome: Outcome) -> None:
         """Take the outcome of a send; called once a send, on the loop's thread. Rows that arrived
