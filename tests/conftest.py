@@ -22,12 +22,34 @@ from deploy.local.postgres import FLEETING, Postgres, place, spare_directory
 from deploy.local.valkey import Valkey
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
+from tests.faults.scenario import Scenario
 from tests.support.processes import Daemon
 
 TEMPLATE = "migrated"
 
 CreateCluster = Callable[..., ApacheKafka]
 StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-length",
+        action="store_true",
+        help="fault scenarios as long as docs/delivery.md says",
+    )
+    parser.addoption(
+        "--keep-figures", type=Path, metavar="DIRECTORY", help="write what fault scenarios measured"
+    )
+
+
+@pytest.fixture
+def scenario(request: pytest.FixtureRequest) -> Scenario:
+    """The fault scenario that the test is; see tests/faults/."""
+    return Scenario(
+        test=request.node.name.removeprefix("test_"),
+        is_full=request.config.getoption("--full-length"),
+        keep=request.config.getoption("--keep-figures"),
+    )
 
 
 @pytest.fixture(scope="session")

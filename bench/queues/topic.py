@@ -12,7 +12,7 @@ from datetime import datetime
 
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec  # noqa: PLC2701 - its stub hides it
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 MARK = b'"occurred_at":"'
 MOMENT_BYTES = len("2025-11-17T09:30:00.123456")

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from deploy.local.child import Child, NotReadyError, Program, StartError
+from deploy.local.child import POLL_SECONDS, Child, NotReadyError, Program, StartError
 from deploy.local.maven import Jars, cache_directory
 
 FILES = Path(__file__).with_name("kafka_broker")
@@ -197,8 +198,12 @@ class ApacheKafka:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise StartError(f"kafka: topic {topic}: {error.args[0].str()}") from error
-        if min(self.leaders(topic, admin).values()) < 0:
-            raise NotReadyError(f"kafka: topic {topic} has partitions without a leader")
+        # A broker that is asked before it has heard of the topic tells of no partitions at all.
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while min(self.leaders(topic, admin).values(), default=-1) < 0:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"kafka: topic {topic} has partitions without a leader")
+            time.sleep(POLL_SECONDS)
 
     def leaders(self, topic: str, admin: AdminClient | None = None) -> dict[int, int]:
         """The node that leads each partition, -1 where none does."""

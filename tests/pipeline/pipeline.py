@@ -114,7 +114,7 @@ class Pipeline:
         wait_until(
             lambda: len({delivery.webhook_id for delivery in receiver.deliveries}) >= events,
             seconds,
-            f"delivery of {events} events to {name}; {self.state()}",
+            lambda: f"delivery of {events} events to {name}; {self.state()}",
         )
 
     def wait_empty(self, seconds: float = 10.0) -> None:
