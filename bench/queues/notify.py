@@ -1,17 +1,19 @@
 """The scenarios of notifyd: a topic full of events is taken in, and delivered.
 
 The topic is filled once; every sample reads it from the start as a consumer group of its own, into
-a database of its own. `ingest` and `copies`: the only receiver is away, so deliveries are queued and
-wait; the clock runs from the first event in the inbox until all are in. `webhook`: the receiver
-answers at once, and the clock runs until the last delivery is there.
+a database of its own. `ingest` and `copies`: no receiver wants these events, so they go into the
+inbox alone. `away`: the only receiver is away, and a delivery of each waits for it. The clock runs
+from the first event in the inbox until all are in; in `webhook`, whose receiver answers at once,
+from the first delivery until the last.
 """
 
 import base64
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from bench.contestants import Variant, source
 from bench.machine import PROJECT
 from bench.queues.prefill import prefill
 from bench.queues.rig import Rig
-from bench.queues.samples import Account, sample_of, until
+from bench.queues.samples import Account, ended, sample_of, until
 from bench.queues.settings import Settings
 from bench.result import Figures, Sample
 from deploy.local.child import Child, Program, StartError
@@ -30,22 +32,52 @@ from deploy.local.ports import free_port
 
 FIRST_SECONDS = 60.0
 READY_SECONDS = 30.0
-# No lock; one row of a sequence. One delivery an event, so it counts the events that are in.
-DRAWN = "SELECT coalesce(pg_sequence_last_value('delivery_id_seq'), 0)"
+INGESTED = re.compile(rb"^notifyd_ingested_total (\S+)", re.MULTILINE)
+NOBODY = "nobody.asks"
 # Signs deliveries to a receiver of our own, on loopback, and protects nothing.
 SECRET = "whsec_" + base64.b64encode(bytes(32)).decode()
-COUNTS = "SELECT (SELECT count(*) FROM inbox), (SELECT count(*) FROM delivery)"
+COUNTS = """
+SELECT (SELECT count(*) FROM inbox),
+       (SELECT count(*) FROM delivery) + (SELECT count(*) FROM delivery_done)
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """`receiver` empty: the webhook's address, where nobody listens."""
+    """`delivers`: somebody listens. `wanted`: the event types that are to be delivered."""
 
     scenario: str
     topic: str
     events: int
     seconds: float
     delivers: bool
+    wanted: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Stage:
+    """One sample's processes. `receiver` with its address, None when nobody listens."""
+
+    load: Load
+    name: str
+    url: str
+    group: str
+    receiver: tuple[Child, str] | None
+    children: list[Child] = field(default_factory=list)
+    addresses: list[str] = field(default_factory=list)
+
+    def count(self) -> int:
+        """Deliveries that the receiver got, or else events that are in the inbox."""
+        if self.receiver is not None:
+            answer = get(f"{self.receiver[1]}count")
+            return int(answer.body) if answer else 0
+        answers = [get(f"http://{address}/metrics") for address in self.addresses]
+        found = [INGESTED.search(answer.body) for answer in answers if answer]
+        return sum(int(float(match[1])) for match in found if match)
+
+    def ended(self) -> bool:
+        """False. Raises StartError when one of them has ended."""
+        return ended(self.children)
 
 
 class NotifyRun:
@@ -77,6 +109,7 @@ class NotifyRun:
         return Load(
             scenario=f"notify-{name}", topic=topic, events=events,
             seconds=settings.most_seconds, delivers=delivers,
+            wanted=NOBODY if name in {"ingest", "copies"} else "*",
         )  # fmt: skip
 
     def _sample(self, load: Load, variant: Variant, copies: int, number: int) -> Sample:
@@ -89,15 +122,13 @@ class NotifyRun:
             "environment": dict(variant.environment), "patch": variant.patch,
         }  # fmt: skip
         receiver = self._receiver() if load.delivers else None
-        children: list[Child] = []
+        stage = Stage(load=load, name=name, url=url, group=database, receiver=receiver)
         try:
-            webhook = receiver[1] if receiver else f"http://127.0.0.1:{free_port()}/"
-            for copy in range(copies):
-                child = self._notifyd(load, variant, url, webhook, f"{name}-{copy}", database)
-                children.append(child)
-            sample = self._watch(load, name, number, url, children, receiver)
+            for _ in range(copies):
+                self._start(stage, variant)
+            sample = self._watch(stage, number)
         finally:
-            for child in children:
+            for child in stage.children:
                 child.kill()
             if receiver is not None:
                 receiver[0].kill()
@@ -105,73 +136,54 @@ class NotifyRun:
         self._say(f"{load.scenario}, round {number}: {name}: {sample.figures.rate:,.0f}/s")
         return sample
 
-    def _watch(
-        self,
-        load: Load,
-        name: str,
-        number: int,
-        url: str,
-        children: Sequence[Child],
-        receiver: tuple[Child, str] | None,
-    ) -> Sample:
-        with psycopg.connect(url, autocommit=True) as connection:
-
-            def count() -> int:
-                if receiver is not None:
-                    answer = get(f"{receiver[1]}count")
-                    return int(answer.body) if answer else 0
-                row = connection.execute(DRAWN).fetchone()
-                return int(row[0]) if row else 0
-
-            if not until(lambda: count() > 0 or _ended(children), FIRST_SECONDS, 0.002):
-                raise StartError(f"{name} took nothing in within {FIRST_SECONDS:g} s")
-            account = Account(self._pids(children, receiver))
-            began, before = time.monotonic(), count()
-            until(lambda: count() >= load.events or _ended(children), load.seconds, every=0.02)
-            seconds, found = time.monotonic() - began, count()
-            # The ids of the last batch are drawn before it is committed.
-            until(lambda: _rows(connection)[0] >= found, READY_SECONDS)
-            inbox, waiting = _rows(connection)
+    def _watch(self, stage: Stage, number: int) -> Sample:
+        load, name = stage.load, stage.name
+        if not until(lambda: stage.count() > 0 or stage.ended(), FIRST_SECONDS, 0.01):
+            raise StartError(f"{name} took nothing in within {FIRST_SECONDS:g} s")
+        account = Account(self._pids(stage))
+        began, before = time.monotonic(), stage.count()
+        until(lambda: stage.count() >= load.events or stage.ended(), load.seconds, every=0.05)
+        seconds, found = time.monotonic() - began, stage.count()
         figures = Figures(
             generator="topic",
             seconds=round(seconds, 4),
             requests=min(found, load.events) - before,
-            errors=_errors(load, inbox, waiting, found),
+            errors=_errors(stage, found),
             latency=None,
             generator_cpu_seconds=0.0,
         )
         return sample_of(load.scenario, name, number, figures, account)
 
-    def _notifyd(
-        self, load: Load, variant: Variant, url: str, webhook: str, name: str, group: str
-    ) -> Child:
+    def _start(self, stage: Stage, variant: Variant) -> None:
         if variant.commit and variant.name not in self._trees:
             self._trees[variant.name] = source(variant, self._rig.folder)
         address = f"127.0.0.1:{free_port()}"
+        webhook = stage.receiver[1] if stage.receiver else f"http://127.0.0.1:{free_port()}/"
         environment = {
             "PATH": os.defpath,
             "LC_ALL": "C.UTF-8",
             "METRICS_ADDR": address,
-            "DATABASE_URL": url,
+            "DATABASE_URL": stage.url,
             "KAFKA_BROKERS": self._rig.brokers,
-            "KAFKA_TOPIC": load.topic,
+            "KAFKA_TOPIC": stage.load.topic,
             "KAFKA_DLQ_TOPIC": "dead",
-            "KAFKA_GROUP_ID": group,
+            "KAFKA_GROUP_ID": stage.group,
             "NOTIFYD_CHANNELS": "webhook",
             "NOTIFYD_WEBHOOK_URL": webhook,
             "NOTIFYD_WEBHOOK_SECRET": SECRET,
+            "NOTIFYD_WEBHOOK_EVENTS": stage.load.wanted,
             **variant.environment,
         }
-        child = Child(
-            Program(
-                name=name,
-                command=[sys.executable, "-m", "notifyd"],
-                environment=environment,
-                log=self._rig.folder / f"{name}.log",
-                directory=self._trees.get(variant.name, PROJECT),
-            )
+        name = f"{stage.name}-{len(stage.children)}"
+        program = Program(
+            name=name,
+            command=[sys.executable, "-m", "notifyd"],
+            environment=environment,
+            log=self._rig.folder / f"{name}.log",
+            directory=self._trees.get(variant.name, PROJECT),
         )
-        return child
+        stage.children.append(Child(program))
+        stage.addresses.append(address)
 
     def _receiver(self) -> tuple[Child, str]:
         port = free_port()
@@ -188,30 +200,25 @@ class NotifyRun:
         child.wait_ready(lambda: get(f"{url}count") is not None, READY_SECONDS)
         return child, url
 
-    def _pids(
-        self, children: Sequence[Child], receiver: tuple[Child, str] | None
-    ) -> dict[str, list[int]]:
+    def _pids(self, stage: Stage) -> dict[str, list[int]]:
         found = {part: [pid] for part, pid in self._rig.pids.items()}
-        if receiver is not None:
-            found["generator"] = [receiver[0].pid]
-        return {"service": [child.pid for child in children], **found}
+        if stage.receiver is not None:
+            found["generator"] = [stage.receiver[0].pid]
+        return {"service": [child.pid for child in stage.children], **found}
 
 
-def _rows(connection: psycopg.Connection[Any]) -> tuple[int, int]:
-    row = connection.execute(COUNTS).fetchone()
+def _errors(stage: Stage, found: int) -> dict[str, int]:
+    """Events that are not in the inbox once, or whose delivery is neither queued nor done."""
+    with psycopg.connect(stage.url, autocommit=True) as connection:
+        row = connection.execute(COUNTS).fetchone()
     assert row is not None
-    return int(row[0]), int(row[1])
-
-
-def _errors(load: Load, inbox: int, waiting: int, found: int) -> dict[str, int]:
-    """Events that are not in the inbox once, or whose delivery is not queued."""
-    if load.delivers:
-        return {"undelivered": load.events - found} if found < load.events else {}
-    return {"without_delivery": abs(inbox - waiting)} if inbox != waiting else {}
-
-
-def _ended(children: Sequence[Child]) -> bool:
-    for child in children:
-        if child.exit_code() is not None:
-            raise StartError(f"{child.program.name} ended: {child.last_words(3)}")
-    return False
+    inbox, deliveries = int(row[0]), int(row[1])
+    wanted = inbox if stage.load.wanted != NOBODY else 0
+    return {
+        name: count
+        for name, count in (
+            ("not_taken_in", max(0, found - inbox)),
+            ("without_delivery", abs(wanted - deliveries)),
+        )
+        if count
+    }

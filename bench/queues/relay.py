@@ -17,7 +17,7 @@ from bench.percentiles import latency_of
 from bench.queues.relays import Place, Relay
 from bench.queues.rig import PARTITIONS, Rig
 from bench.queues.rows import fill
-from bench.queues.samples import Account, sample_of, until
+from bench.queues.samples import Account, ended, sample_of, until
 from bench.queues.topic import Listener, Watermarks
 from bench.queues.writer import Orders
 from bench.result import Figures, Sample
@@ -93,11 +93,11 @@ class RelayRun:
         marks = Watermarks(place.brokers, place.name, PARTITIONS)
         children = relay.start(place)
         self._say(f"{work.scenario}, round {number}: {name}: draining")
-        if not until(lambda: marks.count() > 0 or _ended(children), FIRST_SECONDS, 0.002):
+        if not until(lambda: marks.count() > 0 or ended(children), FIRST_SECONDS, 0.002):
             raise StartError(f"{name} published nothing in {FIRST_SECONDS:g} s")
         account = Account(self._pids(children))
         began, before = time.monotonic(), marks.count()
-        until(lambda: marks.count() >= work.events or _ended(children), work.seconds, every=0.02)
+        until(lambda: marks.count() >= work.events or ended(children), work.seconds, every=0.02)
         count = marks.count()
         if relay.empties and count >= work.events:
             until(lambda: is_tail_empty(place.url, work.events), work.seconds, every=0.02)
@@ -174,13 +174,6 @@ class RelayRun:
     def _pids(self, children: Sequence[Child]) -> dict[str, list[int]]:
         servers = {part: [pid] for part, pid in self._rig.pids.items()}
         return {"service": [child.pid for child in children], **servers}
-
-
-def _ended(children: Sequence[Child]) -> bool:
-    for child in children:
-        if child.exit_code() is not None:
-            raise StartError(f"{child.program.name} ended: {child.last_words(3)}")
-    return False
 
 
 # No lock. The primary key, a few hundred entries a bucket: what is left of the last events.

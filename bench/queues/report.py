@@ -18,6 +18,7 @@ TITLES = {
     "relay-copies": "Several relayd",
     "relay-size": "Sizes of payloads",
     "notify-ingest": "A full topic, taken in",
+    "notify-away": "A full topic, taken in while the receiver is away",
     "notify-copies": "Several notifyd",
     "notify-webhook": "A full topic, delivered",
 }

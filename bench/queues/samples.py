@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from bench.accounting import Accounts
 from bench.result import Figures, Sample
+from deploy.local.child import Child, StartError
 
 
 class Account:
@@ -68,3 +69,11 @@ def until(done: Callable[[], bool], seconds: float, every: float = 0.05) -> bool
             return False
         time.sleep(every)
     return True
+
+
+def ended(children: Sequence[Child]) -> bool:
+    """False. Raises StartError when one of them has ended."""
+    for child in children:
+        if child.exit_code() is not None:
+            raise StartError(f"{child.program.name} ended: {child.last_words(3)}")
+    return False

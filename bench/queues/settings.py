@@ -18,7 +18,7 @@ from bench.settings import (
 )
 
 RELAY_SCENARIOS = ("drain", "steady", "held-drain", "held-steady", "copies", "sizes")
-NOTIFY_SCENARIOS = ("ingest", "copies", "webhook")
+NOTIFY_SCENARIOS = ("ingest", "away", "copies", "webhook")
 RELAY_PEERS = ("usual-row", "usual-batch", "debezium")
 EXAMPLES = """examples:
   python -m bench.queues relay --scenarios drain --peers usual-row,usual-batch,debezium
