@@ -69,7 +69,7 @@ class Wire:
         await self._connection.close()
 
     def _require_open(self) -> None:
-        # Nobody watches the socket of one that was lost between two statements, whatever libpq says.
+        # Nobody watches the socket of one that was lost between two statements.
         if self._socket < 0 or self._pgconn.status != ConnStatus.OK:
             raise psycopg.OperationalError("the connection is lost")
 

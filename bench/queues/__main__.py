@@ -63,7 +63,12 @@ def main() -> int:
 def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
     """Start the servers, take the samples, stop everything."""
     now, found_machine, (revision, dirty) = datetime.now(UTC), machine(), commit()
-    rig = Rig(folder, progress.say, with_logical="debezium" in settings.peers)
+    rig = Rig(
+        folder,
+        progress.say,
+        with_logical="debezium" in settings.peers,
+        warm_events=settings.warm_events,
+    )
     samples: list[Sample] = []
     try:
         rig.start()

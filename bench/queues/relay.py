@@ -142,7 +142,7 @@ class RelayRun:
                 dropped=int(written["late"]),
             )
             extra = {"generator": written["cpu_seconds"]}
-            return sample_of(work.scenario, name, number, figures, account, extra)
+            return sample_of(work.scenario, name, number, figures, account, extra=extra)
         finally:
             listener.close()
 

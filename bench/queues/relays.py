@@ -1,4 +1,4 @@
-"""Who relays: relayd and its variants, the usual ways, Debezium; each as processes on its own rows."""
+"""Who relays: relayd and its variants, the usual ways, Debezium; each on rows of its own."""
 
 import os
 import sys

@@ -25,8 +25,8 @@ TITLES = {
 INTRODUCTION = """## Events: relays and notifyd
 
 `make bench-relay` and `make bench-notify`; what the columns mean is in
-[bench/README.md](../bench/README.md). Everything shares the machine's cores: the JVM of Apache Kafka,
-PostgreSQL, the relay and whoever writes or listens."""
+[bench/README.md](../bench/README.md). Everything shares the machine's cores: the JVM of Apache
+Kafka, PostgreSQL, the relay and whoever writes or listens."""
 
 
 def is_of_queues(result: Result) -> bool:

@@ -1,4 +1,4 @@
-"""The servers of a run: a PostgreSQL and an Apache Kafka of its own, and what a sample gets of them.
+"""The servers of a run: PostgreSQL and Apache Kafka of its own, and what a sample gets of them.
 
 Every sample has a database and a topic that nobody used before, so nothing is left over from the
 sample before it but what the servers keep in their caches.
@@ -23,8 +23,7 @@ from servicedesk.migrate import migrate, read_migrations
 
 TEMPLATE = "migrated"
 PARTITIONS = 12
-# A broker's first records run through code that the JVM has not compiled yet.
-WARM, WARM_EVENTS = "warm", 300_000
+WARM = "warm"
 # One broker with the flags of a server; its log is on the same disk as PostgreSQL's.
 KAFKA: Mapping[str, str] = {
     "num.network.threads": "2",
@@ -38,10 +37,14 @@ KAFKA: Mapping[str, str] = {
 
 class Rig:
     """`folder` is for data and logs. `with_logical`: the write-ahead log carries what Debezium
-    reads, for everybody in the run."""
+    reads, for everybody in the run. `warm_events` go through the broker first: its first records
+    run through code that the JVM has not compiled yet."""
 
-    def __init__(self, folder: Path, say: Callable[[str], None], *, with_logical: bool) -> None:
+    def __init__(
+        self, folder: Path, say: Callable[[str], None], *, with_logical: bool, warm_events: int
+    ) -> None:
         self._say = say
+        self._warm_events = warm_events
         self.folder = folder
         self.settings: dict[str, str] = dict(SERVER)
         if with_logical:
@@ -78,7 +81,7 @@ class Rig:
         migrate(self.postgres.url(TEMPLATE), read_migrations(MIGRATIONS), report=lambda line: None)
         self._say("warming Kafka up")
         self.create_topic(WARM)
-        prefill(self.brokers, WARM, WARM_EVENTS, 400)
+        prefill(self.brokers, WARM, self._warm_events, 400)
         self.drop(WARM)
 
     def stop(self) -> None:

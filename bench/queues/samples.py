@@ -43,6 +43,7 @@ def sample_of(
     number: int,
     figures: Figures,
     account: Account,
+    *,
     extra: Mapping[str, float] | None = None,
 ) -> Sample:
     memory = account.memory("service")

@@ -44,6 +44,7 @@ class Settings:
     size: int
     sizes: tuple[int, ...]
     webhook_events: int
+    warm_events: int
     label: str
     is_trial: bool
     variants: tuple[Variant, ...]
@@ -74,6 +75,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         size=found.size,
         sizes=found.sizes,
         webhook_events=found.webhook_events,
+        warm_events=found.warm_events,
         label=found.label or found.daemon,
         is_trial=found.trial,
         variants=(own, *found.variant, *found.commit),
@@ -94,22 +96,23 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("daemon", choices=("relay", "notify"))
     add("--scenarios", type=names_argument, default=(),
-        help=f"relay: {','.join(RELAY_SCENARIOS)}; notify: {','.join(NOTIFY_SCENARIOS)}; all")  # fmt: skip
+        help=f"of {','.join((*RELAY_SCENARIOS, *NOTIFY_SCENARIOS))}; all")  # fmt: skip
     add("--rounds", type=count_argument, default=3, help="samples of each, interleaved; 3")
     add("--events", type=count_argument, default=1_000_000, help="of a drain; 1,000,000")
     add("--seconds", type=positive_argument, default=15.0, help="of a steady sample; 15")
     add("--most-seconds", type=positive_argument, default=60.0,
-        help="of a drain, whoever has not finished by then is counted as far as it came; 60")  # fmt: skip
+        help="of a drain, which counts as far as it came by then; 60")  # fmt: skip
     add("--rates", type=counts_argument, default=(500, 2_000, 10_000), help="500,2000,10000")
     add("--held-rate", type=count_argument, default=800, help="beside an old snapshot; 800")
     add("--copies", type=counts_argument, default=(1, 2, 4), help="of the daemon; 1,2,4")
     add("--size", type=count_argument, default=400, help="bytes of a payload; 400")
     add("--sizes", type=counts_argument, default=(64, 1024, 8192, 65536), help="bytes")
     add("--webhook-events", type=count_argument, default=20_000, help="end to end; 20,000")
+    add("--warm-events", type=count_argument, default=300_000, help="for the broker; 300,000")
     add("--label", type=name_argument, default=None, help="names the run in the report")
     add("--trial", action="store_true", help="the machine is shared")
     add("--variant", type=variant_argument, action="append", default=[],
-        metavar="NAME:VAR=VALUE,…", help="another copy with these settings; repeatable")  # fmt: skip
+        metavar="NAME:VAR=VALUE,…", help="another with these settings; repeatable")  # fmt: skip
     add("--commit", type=version_argument, action="append", default=[],
         metavar="NAME=REVISION", help="another from this commit; repeatable")  # fmt: skip
     add("--peers", type=names_argument, default=(), help=f"of {','.join(RELAY_PEERS)}; none")

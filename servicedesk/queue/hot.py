@@ -62,8 +62,6 @@ class HotConnection:
             async with asyncio.timeout(self._seconds):
                 wire = self._wire or await self._open()
                 result = await wire.run(statement, [values[name] for name in names])
-            is_sound = True
-            return wire, result
         except psycopg.OperationalError:
             raise
         except psycopg.DatabaseError:
@@ -73,6 +71,9 @@ class HotConnection:
             # The other connections went the same way and are just as silent.
             await self._pool.drain()
             raise SilentConnectionError(f"no answer within {self._seconds:g} s") from None
+        else:
+            is_sound = True
+            return wire, result
         finally:
             if not is_sound:
                 await self.close()

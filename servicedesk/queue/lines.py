@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 
 from servicedesk.bucket import BUCKETS
 from servicedesk.queue.circuit import Circuit
-from servicedesk.queue.row import QueuedRow
-from servicedesk.queue.store import Span
+from servicedesk.queue.row import QueuedRow, Span
 
 
 @dataclass(slots=True, kw_only=True)

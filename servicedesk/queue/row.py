@@ -1,4 +1,4 @@
-"""What the queue hands out: rows, and the outcomes of sending them."""
+"""What the queue hands out: rows, keys that are parked, and the outcomes of sending."""
 
 from dataclasses import dataclass
 from datetime import datetime
@@ -30,6 +30,32 @@ class QueuedRow(NamedTuple):
     def aggregate_id(self) -> UUID:
         """The ticket, which the key ends with. Raises ValueError for a key that is none of ours."""
         return UUID(self.key.rpartition("/")[2])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parked:
+    """A key that waits for `wait_seconds` more, 0 or less when it is due.
+
+    `row_created_at` is None when the row it waits for is gone.
+    """
+
+    bucket: int
+    key: str
+    first_id: int
+    attempts: int
+    wait_seconds: float
+    first_failed_at: datetime
+    error: str
+    row_created_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Where to read a bucket: what is new above `floor`, and what came late above `safe_floor`."""
+
+    bucket: int
+    safe_floor: int
+    floor: int
 
 
 def queue_key(aggregate_id: UUID, receiver: str = "") -> str:

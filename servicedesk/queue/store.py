@@ -5,38 +5,11 @@ theirs. Statements are templates over the names in `tables.py` (see statements.p
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from servicedesk import binary
-from servicedesk.queue.row import Failure, QueuedRow
+from servicedesk.queue.row import Failure, Parked, QueuedRow, Span
 from servicedesk.queue.statements import Statements
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
-    """A key that waits for `wait_seconds` more, 0 or less when it is due.
-
-    `row_created_at` is None when the row it waits for is gone.
-    """
-
-    bucket: int
-    key: str
-    first_id: int
-    attempts: int
-    wait_seconds: float
-    first_failed_at: datetime
-    error: str
-    row_created_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Where to read a bucket: what is new above `floor`, and what came late above `safe_floor`."""
-
-    bucket: int
-    safe_floor: int
-    floor: int
 
 
 class QueueStore:
