@@ -108,8 +108,8 @@ class Relay:
             log=self._log,
             random=random.random,
         )
-        collect_seldom()
         self._log.info("started", owner=self._owner, topic=self._config.kafka_topic)
+        collect_seldom()
         url = self._config.database_url
         beside = [
             asyncio.create_task(prepare(publisher)),
