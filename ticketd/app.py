@@ -15,12 +15,14 @@ from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
 from servicedesk.wire import Connection
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
+from ticketd.attachments.disabled import DisabledAttachments
 from ticketd.config import Config
 from ticketd.cursor import Cursors
 from ticketd.handlers import TicketHandlers
@@ -39,6 +41,13 @@ from ticketd.store import PostgresTicketStore, TicketStore, Work
 from ticketd.tokens import READ, WRITE, TokenFile
 from ticketd.wakeup import OutboxSignal
 
+if TYPE_CHECKING:
+    from ticketd.attachments.app import Attachments
+
+# How long a stop hears out clients that are in the midst of their work, and the part of
+# SHUTDOWN_TIMEOUT that it may take.
+QUIET_SECONDS = 1.0
+QUIET_SHARE = 0.25
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 
 
@@ -56,21 +65,43 @@ def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
     """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
     store, background = _store(config, metrics, log, in_tasks=in_tasks)
-    readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
+    random_bytes = RandomBlocks(os.urandom).take
+    identifiers = IdentifierSource(time.time_ns, random_bytes)
+    attachments = _attachments(config, store, identifiers, metrics, log, in_tasks=in_tasks)
+    readiness = Readiness(
+        store,
+        lambda state: metrics.database_state.set(int(state)),
+        log,
+        attachments.checks if attachments else dict,
+    )
     access_log = AccessLog(log.write_raw) if config.access_log else None
     tokens = config.tokens_file and TokenFile(config.tokens_file, time.monotonic, log)
     heartbeat = _heartbeat(metrics, log)
-    random_bytes = RandomBlocks(os.urandom).take
     lifetime = Lifetime(
         store=store,
         readiness=readiness,
-        background=[readiness.watch, metrics.keep_flushed, heartbeat.beat, *background],
+        background=[
+            readiness.watch,
+            metrics.keep_flushed,
+            heartbeat.beat,
+            *background,
+            *(attachments.background if attachments else ()),
+        ],
         flush=[metrics.flush, *([access_log.flush] if access_log else [])],
         end=_end_this_process,
         log=log,
     )
     pipeline = Pipeline(
-        router=Router(_routes(config, store, readiness, metrics, random_bytes)),
+        router=Router(
+            _routes(
+                config,
+                store,
+                attachments=attachments,
+                readiness=readiness,
+                metrics=metrics,
+                identifiers=identifiers,
+            )
+        ),
         authenticate=tokens.caller if tokens else None,
         readiness=readiness,
         has_room=store.has_room,
@@ -92,6 +123,7 @@ def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
         pipeline,
         header_seconds=config.header_seconds,
         idle_seconds=config.idle_seconds,
+        quiet_seconds=min(QUIET_SECONDS, config.shutdown_seconds * QUIET_SHARE),
         connection_limit=config.connection_limit,
         wall_clock=time.time,
         format_date=partial(formatdate, usegmt=True),
@@ -116,21 +148,51 @@ def _store(
         return MemoryTicketStore(), []
     signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
     store = PostgresTicketStore(
-        lanes=LaneSettings(
-            connect=_connect(config.database_url, "ticketd lane"),
-            in_tasks=in_tasks,
-            now=time.monotonic,
-            lanes=config.lanes,
-            most=config.batch_limit,
-            queue_limit=config.queue_limit,
-            retry_seconds=config.retry_seconds,
-        ),
+        lanes=_lanes(config, config.database_url, in_tasks=in_tasks),
         list_lanes=config.list_lanes,
         signal=signal_relayd.touch,
         observe=metrics.batches,
         count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
     )
     return store, [store.run, signal_relayd.run]
+
+
+def _lanes(config: Config, url: str, *, in_tasks: bool) -> LaneSettings:
+    return LaneSettings(
+        connect=_connect(url, "ticketd lane"),
+        in_tasks=in_tasks,
+        now=time.monotonic,
+        lanes=config.lanes,
+        most=config.batch_limit,
+        queue_limit=config.queue_limit,
+        retry_seconds=config.retry_seconds,
+    )
+
+
+def _attachments(
+    config: Config,
+    store: TicketStore,
+    identifiers: IdentifierSource,
+    metrics: Metrics,
+    log: Log,
+    *,
+    in_tasks: bool,
+) -> "Attachments | None":
+    """None without an S3 store, and then nothing of what it needs is loaded."""
+    if config.attachments is None or config.database_url is None:
+        return None
+    from ticketd.attachments.app import build_attachments  # noqa: PLC0415
+
+    return build_attachments(
+        config.attachments,
+        lanes=_lanes(config, config.database_url, in_tasks=in_tasks),
+        metrics=metrics,
+        identifiers=identifiers,
+        now=_utc_now,
+        note_change=store.note_change,
+        request_seconds=config.request_seconds,
+        log=log,
+    )
 
 
 def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:
@@ -151,17 +213,20 @@ def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:
 def _routes(
     config: Config,
     store: TicketStore,
+    *,
+    attachments: "Attachments | None",
     readiness: Readiness,
     metrics: Metrics,
-    random_bytes: Callable[[int], bytes],
+    identifiers: IdentifierSource,
 ) -> list[Route]:
     ticket = TicketHandlers(
         store=store,
-        identifiers=IdentifierSource(time.time_ns, random_bytes),
+        identifiers=identifiers,
         cursors=Cursors((config.cursor_secret or secrets.token_hex(32)).encode()),
-        now=lambda: datetime.now(UTC),
+        now=_utc_now,
         require_if_match=config.require_if_match,
     )
+    attachment = attachments.handlers if attachments else DisabledAttachments()
     operation = OperationHandlers(
         checks=readiness.checks,
         exposition=partial(metrics.exposition, config.metrics_directory),
@@ -173,6 +238,17 @@ def _routes(
         ("GET", "/tickets/{id}", ticket.read, READ, "read"),
         ("PATCH", "/tickets/{id}", ticket.update, WRITE, "change"),
         ("POST", "/tickets/{id}/close", ticket.close, WRITE, "change"),
+        ("POST", "/tickets/{id}/attachments", attachment.announce, WRITE, "change"),
+        ("GET", "/tickets/{id}/attachments", attachment.list, READ, "read"),
+        ("GET", "/tickets/{id}/attachments/{attachment_id}", attachment.download, READ, "read"),
+        ("DELETE", "/tickets/{id}/attachments/{attachment_id}", attachment.remove, WRITE, "change"),
+        (
+            "POST",
+            "/tickets/{id}/attachments/{attachment_id}/complete",
+            attachment.complete,
+            WRITE,
+            "change",
+        ),
         ("GET", "/healthz", operation.liveness, None, None),
         ("GET", "/readyz", operation.readiness, None, None),
         ("GET", "/metrics", operation.metrics, "", None),
@@ -191,6 +267,10 @@ def _routes(
         # RFC 9110, 9.3.2: HEAD is GET without the body, which the pipeline leaves out.
         for served in ((method, "HEAD") if method == "GET" else (method,))
     ]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _end_this_process() -> None:

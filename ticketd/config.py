@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from ticketd.attachments.settings import AttachmentSettings
 
 DEVELOPMENT = "dev"
 SECRET_CHARACTERS = 32
@@ -18,7 +19,8 @@ class Config:
     """Limits without another word are those of one worker.
 
     `tokens_file` is None when nobody has to show a token. `database_url` is None for tickets in
-    memory. `metrics_directory` is where workers share their metrics, None for a lone process.
+    memory, `attachments` without an S3 store. `metrics_directory` is where workers share their
+    metrics, None for a lone process.
     """
 
     environment: str
@@ -41,6 +43,7 @@ class Config:
     require_if_match: bool
     tokens_file: Path | None
     cursor_secret: str | None = field(repr=False)
+    attachments: AttachmentSettings | None
     metrics_directory: Path | None
 
     @classmethod
@@ -78,6 +81,7 @@ class Config:
             require_if_match=env.flag("TICKETD_REQUIRE_IF_MATCH", default=True),
             tokens_file=_tokens_file(env, http_address),
             cursor_secret=_cursor_secret(env, environment),
+            attachments=AttachmentSettings.from_environment(env, database_url),
             metrics_directory=None if directory is None else Path(directory),
         )
 

@@ -57,6 +57,9 @@ class MemoryTicketStore:
         self._tickets[ticket_id] = changed
         return changed
 
+    def note_change(self, ticket_id: UUID) -> None:
+        """There is no other store beside this one."""
+
 
 def _matches(ticket: Ticket, query: TicketQuery) -> bool:
     return (

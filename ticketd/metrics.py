@@ -23,6 +23,7 @@ SECONDS_BUCKETS = (
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FLUSH_SECONDS = 0.25
 DATABASE_STATE = "ticketd_database_state"
+STORAGE_UP = "ticketd_storage_up"
 HEARTBEAT = "ticketd_worker_heartbeat_timestamp_seconds"
 
 

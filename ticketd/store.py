@@ -62,6 +62,9 @@ class TicketStore(Protocol):
         gets the ticket before and after. Raises TicketNotFoundError.
         """
 
+    def note_change(self, ticket_id: UUID) -> None:
+        """Another store has written a version of the ticket, and its event."""
+
 
 class PostgresTicketStore:
     """A TicketStore on lanes, `list_lanes` of them for lists. `signal` is called after each commit
@@ -171,6 +174,10 @@ class PostgresTicketStore:
                 doubtful.append(changed)
             self._count_error("lost_race")
         raise OverloadedError
+
+    def note_change(self, ticket_id: UUID) -> None:
+        del ticket_id
+        self._signal()
 
 
 def _was_written(current: Ticket, doubtful: Sequence[Ticket]) -> bool:

@@ -19,7 +19,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from deploy.local.child import POLL_SECONDS, Child, NotReadyError, Program, StartError
+from deploy.local.child import Child, NotReadyError, Program, StartError
 from deploy.local.maven import Jars, cache_directory
 
 FILES = Path(__file__).with_name("kafka_broker")
@@ -27,6 +27,7 @@ READY_SECONDS = 90.0
 STOP_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 FORMAT_SECONDS = 60.0
+POLL_SECONDS = 0.05
 # A heap that holds the small topics of tests; the compiler's first tier alone starts sooner and
 # leaves the cores to what is tested. A bench gives the flags of a server instead.
 SMALL_JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -198,8 +199,8 @@ class ApacheKafka:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise StartError(f"kafka: topic {topic}: {error.args[0].str()}") from error
-        # A broker that is asked before it has heard of the topic tells of no partitions at all.
         deadline = time.monotonic() + ANSWER_SECONDS
+        # A broker may answer before it has heard of the topic itself.
         while min(self.leaders(topic, admin).values(), default=-1) < 0:
             if time.monotonic() > deadline:
                 raise NotReadyError(f"kafka: topic {topic} has partitions without a leader")
