@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
+from servicedesk.wire import Connection
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
 from ticketd.attachments.disabled import DisabledAttachments
@@ -39,7 +40,6 @@ from ticketd.router import Handler, Route, Router
 from ticketd.store import PostgresTicketStore, TicketStore, Work
 from ticketd.tokens import READ, WRITE, TokenFile
 from ticketd.wakeup import OutboxSignal
-from ticketd.wire import Connection
 
 if TYPE_CHECKING:
     from ticketd.attachments.app import Attachments

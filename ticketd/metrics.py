@@ -3,7 +3,6 @@ PROMETHEUS_MULTIPROC_DIR, and whoever asks gets the sum of all workers, dead one
 """
 
 import asyncio
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
@@ -12,6 +11,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
+
+from servicedesk.tally import Tally
 
 # Label values must not be what clients make up.
 OTHER_METHOD = "other"
@@ -32,33 +33,6 @@ class DatabaseState(IntEnum):
     OUTDATED = -1
     UNREACHABLE = 0
     OK = 1
-
-
-class Tally:
-    """Observations of a histogram, counted here and handed over by `flush`: one hand-over writes to
-    the shared files what would otherwise be two writes each time."""
-
-    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
-
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def flush(self) -> None:
-        """The library has no public way to add more than one observation at once; a test holds this
-        against its `observe`."""
-        if any(self._counts):
-            self._histogram._sum.inc(self._sum)  # noqa: SLF001
-            for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001
-                bucket.inc(count)
-            self._counts = [0] * len(self._counts)
-            self._sum = 0.0
 
 
 class RouteMetrics:

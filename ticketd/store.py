@@ -11,13 +11,13 @@ from typing import Literal, Protocol
 from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
+from servicedesk.wire import Connection
 from ticketd.batches import Creation, Write, change_many, create_many, get_many
 from ticketd.errors import DatabaseUnavailableError, OverloadedError, TicketNotFoundError
 from ticketd.events import TicketEvent
 from ticketd.lanes import BatchObserver, Lanes, LaneSettings
 from ticketd.pages import pages
 from ticketd.tickets import Ticket, TicketQuery
-from ticketd.wire import Connection
 
 Change = Callable[[Ticket], Ticket]
 Describe = Callable[[Ticket, Ticket], TicketEvent]

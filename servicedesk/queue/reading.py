@@ -6,6 +6,8 @@ between that floor and a safe floor below which nothing can still appear: a row 
 without the earlier ones of its key.
 """
 
+from collections.abc import Mapping, Sequence
+
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.row import QueuedRow
@@ -80,21 +82,25 @@ class Reading:
             without_keys=self._parking.waiting_keys(),
             without_receivers=self._aside(),
         )
-        for row in rows:
-            bucket = self._lines.buckets[row.bucket]
-            if bucket.is_ours and bucket.epoch == epochs[row.bucket]:
-                bucket.floor = max(bucket.floor, row.id)
-                self._take(row)
-        for bucket in ours:
-            if bucket.is_ours and bucket.epoch == epochs[bucket.number]:
-                bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
+        still = [b for b in ours if b.is_ours and b.epoch == epochs[b.number]]
+        self._take(rows, {bucket.number: bucket for bucket in still})
+        for bucket in still:
+            bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
         return bool(rows)
 
-    def _take(self, row: QueuedRow) -> None:
-        lane = self._lines.lane(row.receiver)
-        if lane.aside is not None or self._parking.is_waiting(row.key) or self._lines.admit(row):
-            return
-        lane.aside = {bucket.number: bucket.surely_read() for bucket in self._ours()}
+    def _take(self, rows: Sequence[QueuedRow], still: Mapping[int, Bucket]) -> None:
+        """Admit what was read of the buckets that are `still` held as they were."""
+        lanes, admit = self._lines.lanes, self._lines.admit
+        is_waiting = self._parking.is_waiting if len(self._parking) else None
+        for row in rows:
+            bucket = still.get(row.bucket)
+            if bucket is None:
+                continue
+            bucket.floor = max(bucket.floor, row.id)
+            lane = lanes.get(row.receiver) or self._lines.lane(row.receiver)
+            if lane.aside is not None or (is_waiting and is_waiting(row.key)) or admit(row):
+                continue
+            lane.aside = {each.number: each.surely_read() for each in self._ours()}
 
     async def _catch_up(self, lane: Lane, floors: dict[int, int]) -> bool:
         """Read one lane that was set aside, from its own floors, until it has caught up."""
