@@ -1,10 +1,8 @@
-"""The scenarios of notifyd: a topic full of events is taken in, and delivered.
+"""The scenarios of notifyd, each sample a consumer group and a database of its own on one topic.
 
-The topic is filled once; every sample reads it from the start as a consumer group of its own, into
-a database of its own. `ingest` and `copies`: no receiver wants these events, so they go into the
-inbox alone. `away`: the only receiver is away, and a delivery of each waits for it. The clock runs
-from the first event in the inbox until all are in; in `webhook`, whose receiver answers at once,
-from the first delivery until the last.
+`ingest`, `copies`: no receiver wants the events, so they go into the inbox alone. `away`: the only
+receiver is away, and a delivery of each waits for it. The clock runs from the first event in the
+inbox until all are in; in `webhook`, whose receiver answers at once, from the first delivery on.
 """
 
 import base64
