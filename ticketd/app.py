@@ -22,6 +22,7 @@ from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
 from ticketd.config import Config
 from ticketd.cursor import Cursors
+from ticketd.expiry import KeyExpiry
 from ticketd.handlers import TicketHandlers
 from ticketd.identifiers import IdentifierSource
 from ticketd.lanes import LaneSettings
@@ -113,7 +114,7 @@ def _store(
     """The store, and what has to run beside it."""
     if config.database_url is None:
         log.warning("memory_store", reason="no DATABASE_URL: no outbox, and tickets vanish")
-        return MemoryTicketStore(), []
+        return MemoryTicketStore(time.monotonic, config.key_seconds), []
     signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
     store = PostgresTicketStore(
         lanes=LaneSettings(
@@ -130,7 +131,8 @@ def _store(
         observe=metrics.batches,
         count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
     )
-    return store, [store.run, signal_relayd.run]
+    expiry = KeyExpiry(_connect(config.database_url, "ticketd expiry"), config.key_seconds, log)
+    return store, [store.run, signal_relayd.run, expiry.run]
 
 
 def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:

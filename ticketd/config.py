@@ -41,6 +41,7 @@ class Config:
     require_if_match: bool
     tokens_file: Path | None
     cursor_secret: str | None = field(repr=False)
+    key_seconds: float
     metrics_directory: Path | None
 
     @classmethod
@@ -78,6 +79,9 @@ class Config:
             require_if_match=env.flag("TICKETD_REQUIRE_IF_MATCH", default=True),
             tokens_file=_tokens_file(env, http_address),
             cursor_secret=_cursor_secret(env, environment),
+            key_seconds=env.seconds(
+                "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
+            ),
             metrics_directory=None if directory is None else Path(directory),
         )
 

@@ -128,6 +128,15 @@ class UnsupportedMediaTypeError(RequestError):
         self.headers = ((b"accept", accepted.encode()),)
 
 
+class IdempotencyKeyReusedError(RequestError):
+    """The Idempotency-Key belongs to a request that said something else."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was sent with another request; send a new one for a new request"
+        )
+
+
 class PreconditionRequiredError(RequestError):
     """A change must say which version it was made against."""
 
@@ -195,6 +204,9 @@ ANSWERS: dict[type[RequestError], Answer] = {
     ),
     UnsupportedMediaTypeError: Answer(
         status=415, code="unsupported_media_type", title="Unsupported media type"
+    ),
+    IdempotencyKeyReusedError: Answer(
+        status=422, code="idempotency_key_reused", title="Idempotency-Key reused"
     ),
     PreconditionRequiredError: Answer(
         status=428, code="if_match_required", title="If-Match required"
