@@ -28,6 +28,7 @@ from bench.table import table
 from deploy.local.child import StartError
 from deploy.local.ports import free_port
 from deploy.local.postgres import DURABLE, Postgres, place, spare_directory
+from deploy.local.valkey import Valkey
 
 # Durable; checkpoints are made between samples and not in the midst of one.
 SERVER: Mapping[str, str] = {
@@ -85,11 +86,15 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
         settings=SERVER,
     )
     ids = folder / "ids"
+    valkey = _valkey(folder) if any(each.redis for each in settings.variants) else None
     samples: list[Sample] = []
     try:
         progress.say("starting PostgreSQL and seeding it")
         server.start()
         server.wait_ready()
+        if valkey is not None:
+            valkey.start()
+            valkey.wait_ready()
         make_template(server, settings.tickets, ids)
         run = Run(
             settings=settings,
@@ -98,6 +103,7 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             folder=folder,
             ids=ids,
             say=progress.say,
+            valkey=valkey,
         )
         try:
             run.start()
@@ -106,6 +112,8 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             run.stop()
         versions = _versions(server)
     finally:
+        if valkey is not None:
+            valkey.stop()
         server.stop()
         shutil.rmtree(server.data, ignore_errors=True)
     return Result(
@@ -123,6 +131,15 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
         ],
         left_out=run.left_out,
         samples=samples,
+    )
+
+
+def _valkey(folder: Path) -> Valkey:
+    return Valkey(
+        directory=folder / "valkey",
+        port=free_port(),
+        password=secrets.token_urlsafe(12),
+        log=folder / "valkey.log",
     )
 
 

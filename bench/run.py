@@ -24,6 +24,7 @@ from bench.scenarios import SCENARIOS, Scenario
 from bench.seed import make_database, outbox_lag, restore
 from bench.settings import Settings
 from deploy.local.postgres import Postgres
+from deploy.local.valkey import Valkey
 from ticketd.batches import CREATE
 
 Say = Callable[[str], None]
@@ -51,7 +52,7 @@ class Entrant:
 
 class Run:
     """`programs` is where PostgreSQL's are; `folder` for logs and outputs; `ids` the file of the
-    seeded tickets; `say` takes a line of progress."""
+    seeded tickets; `say` takes a line of progress; `valkey` is None when nobody uses it."""
 
     def __init__(
         self,
@@ -62,7 +63,9 @@ class Run:
         folder: Path,
         ids: Path,
         say: Say,
+        valkey: Valkey | None = None,
     ) -> None:
+        self._valkey = valkey
         self._settings = settings
         self._server = server
         self._programs = programs
@@ -81,7 +84,10 @@ class Run:
         """Start all contestants and have them give the same answers. Raises StartError,
         DisagreementError, GeneratorError."""
         for variant in self._settings.variants:
-            self._enter(variant.name, partial(contestants.ticketd, variant, folder=self._folder))
+            make = partial(contestants.ticketd, variant, folder=self._folder)
+            if self._valkey is not None:
+                make = partial(make, redis_url=self._valkey.url())
+            self._enter(variant.name, make)
         for name in self._settings.peers:
             if name in PGBENCH:
                 self._enter_pgbench(name, PGBENCH[name]())
@@ -212,6 +218,8 @@ class Run:
         if entrant.name in self._used:
             restore(entrant.database_url)
             self._used.discard(entrant.name)
+            if self._valkey is not None:
+                self._valkey.flush()
         if scenario.writes:
             self._used.add(entrant.name)
         if entrant.service is not None:
@@ -251,4 +259,4 @@ class Run:
         return found
 
     def _target(self, service: Service) -> Target:
-        return Target(url=service.url, token=service.token, ids=self._ids)
+        return Target(url=service.url, token=service.token, ids=self._ids, keyed=service.keyed)

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.contestants import LeftOutError, Variant, base_of
@@ -73,14 +73,17 @@ def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
     """Every way to run ticketd, with each number of workers; this tree as it ships comes first."""
     ways = [] if found.without_ticketd else [Variant(name="ticketd")]
     ways += [*found.variant, *found.commit, *found.study]
+    if found.redis:
+        ways += [replace(way, name=f"{way.name}-redis", redis=True) for way in ways]
+    if found.keyed:
+        ways += [replace(way, name=f"{way.name}-keyed", keyed=True) for way in ways]
     if found.workers == (1,):
         return tuple(ways)
     return tuple(
-        Variant(
+        replace(
+            way,
             name=f"{way.name}-{workers}w",
             environment={**way.environment, "TICKETD_WORKERS": str(workers)},
-            commit=way.commit,
-            patch=way.patch,
         )
         for way in ways
         for workers in found.workers
@@ -107,6 +110,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--study", type=_study, action="append", default=[], metavar="NAME",
         help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
+    add("--redis", action="store_true", help="every ticketd also beside a Redis of the run")
+    add("--keyed", action="store_true",
+        help="every ticketd also with an Idempotency-Key on each create (wrk only)")  # fmt: skip
     add("--workers", type=_counts, default=(1,), help="of each ticketd, such as 1,2,4; 1")
     add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
     add("--fastapi-workers", type=_count, default=1, help="processes of uvicorn; 1")

@@ -63,6 +63,11 @@ class Valkey:
             raise StartError("valkey is not started")
         self.child.wait_ready(self._answers, READY_SECONDS)
 
+    def flush(self) -> None:
+        """Forget everything. Raises redis.RedisError."""
+        with redis.Redis.from_url(self.url(), socket_timeout=5) as client:
+            client.flushall()
+
     def stop(self) -> None:
         """In order: what was written is on disk. Does nothing when it is down."""
         if self.child is not None:
