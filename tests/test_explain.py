@@ -89,6 +89,7 @@ SAMPLES: dict[str, Parameters] = {
     "ticketd.keyed.CHANGE_KEYED_MANY": many(
         (TICKET, *TICKET_COLUMNS, "igor", 2, NOW, None, 1, *OUTBOX_COLUMNS, *KEY, "{}")
     ),
+    "ticketd.installation.INSTALLATION": (),
     "ticketd.keyed.FIND_KEPT": ([UUID(int=number) for number in range(100)],),
     "KeyExpiry.EXPIRE": {"age_seconds": 86_400.0, "rows": 1000},
     "LeaseStore.COUNT_BUCKETS": {},

@@ -25,6 +25,7 @@ from ticketd.cursor import Cursors
 from ticketd.expiry import KeyExpiry
 from ticketd.handlers import TicketHandlers
 from ticketd.identifiers import IdentifierSource
+from ticketd.installation import read_installation
 from ticketd.lanes import LaneSettings
 from ticketd.lifetime import Background, Heartbeat, Lifetime
 from ticketd.listener import HttpServer
@@ -34,6 +35,8 @@ from ticketd.middleware import Pipeline
 from ticketd.operations import OperationHandlers
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
+from ticketd.redis_link import LinkSettings, RedisLink
+from ticketd.replays import ReplayingStore, Replays
 from ticketd.router import Handler, Route, Router
 from ticketd.store import PostgresTicketStore, TicketStore, Work
 from ticketd.tokens import READ, WRITE, TokenFile
@@ -132,7 +135,25 @@ def _store(
         count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
     )
     expiry = KeyExpiry(_connect(config.database_url, "ticketd expiry"), config.key_seconds, log)
-    return store, [store.run, signal_relayd.run, expiry.run]
+    background: list[Background] = [store.run, signal_relayd.run, expiry.run]
+    link = _redis_link(config, metrics, log, in_tasks=in_tasks)
+    if link is None:
+        return store, background
+    return ReplayingStore(store, Replays(link), metrics.replays.inc), [*background, link.run]
+
+
+def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -> RedisLink | None:
+    if config.redis_url is None:
+        return None
+    connect_once = _connect(config.database_url or "", "ticketd start")
+    settings = LinkSettings(
+        url=config.redis_url,
+        read_owner=partial(read_installation, connect_once),
+        exchange_seconds=config.redis_seconds,
+        in_tasks=in_tasks,
+        now=time.monotonic,
+    )
+    return RedisLink(settings, metrics.redis(), log)
 
 
 def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:

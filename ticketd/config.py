@@ -1,9 +1,11 @@
 """The settings of ticketd, read once from the environment."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
@@ -42,6 +44,8 @@ class Config:
     tokens_file: Path | None
     cursor_secret: str | None = field(repr=False)
     key_seconds: float
+    redis_url: str | None = field(repr=False)
+    redis_seconds: float
     metrics_directory: Path | None
 
     @classmethod
@@ -79,6 +83,8 @@ class Config:
             require_if_match=env.flag("TICKETD_REQUIRE_IF_MATCH", default=True),
             tokens_file=_tokens_file(env, http_address),
             cursor_secret=_cursor_secret(env, environment),
+            redis_url=_redis_url(env),
+            redis_seconds=env.seconds("TICKETD_REDIS_TIMEOUT", 0.1, maximum=5.0),
             key_seconds=env.seconds(
                 "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
             ),
@@ -95,6 +101,19 @@ def _metrics_address(env: Environment, http_address: Address) -> Address:
             "give one of them another port",
         )
     return address
+
+
+def _redis_url(env: Environment) -> str | None:
+    example = "redis://user:password@127.0.0.1:6379/0, or rediss:// for TLS"
+    url = env.url("REDIS_URL", ("redis", "rediss"), example=example)
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.query or not re.fullmatch(r"/?|/[0-9]{1,3}", parts.path, re.ASCII):
+            raise SettingError(
+                "REDIS_URL",
+                f"is malformed; it takes a URL such as {example}, with at most a database number",
+            )
+    return url
 
 
 def _workers(env: Environment, database_url: str | None) -> int:

@@ -84,8 +84,8 @@ class TicketStore(Protocol):
         self, ticket_id: UUID, change: Change, describe: Describe, key: Key
     ) -> Ticket | Kept:
         """As `change` for the first request with this key, whose ticket's JSON is kept and found
-        by the others. A request that fails leaves its key unused. Raises
-        IdempotencyKeyReusedError.
+        by the others. `change` never returns its argument. A request that fails leaves its key
+        unused. Raises IdempotencyKeyReusedError.
         """
 
 
@@ -223,8 +223,6 @@ class PostgresTicketStore:
                 if kept is None:
                     raise
                 return require_same(kept, key)
-            if changed is current:
-                return current
             event = describe(current, changed)
             if await lane.submit(Write(changed, event, current.version, key)):
                 self._signal()

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
-from ticketd.metrics import SECONDS_BUCKETS, Tally, gauges
+from ticketd.metrics import gauges
+from ticketd.tallies import SECONDS_BUCKETS, Tally
 
 VALUES = (0.0, 0.0005, 0.00051, 0.001, 0.3, 0.3, 10.0, 11.0, 1e9)
 
