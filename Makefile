@@ -41,6 +41,11 @@ demo: $(STAMP) ## Follow a ticket through the running stack: outbox, Kafka, inbo
 test: $(STAMP) ## Run the tests, on as many cores as there are, up to four (ARGS="tests/ticketd -k close")
 	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
+.PHONY: test-faults
+test-faults: $(STAMP) ## Every fault scenario on Apache Kafka at full length, about half an hour (ARGS="-k relayd"), then docs/delivery.md
+	@$(BIN)/python -m pytest tests/faults -n 0 -s --full-length --keep-figures bench/results/faults $(ARGS)
+	@$(BIN)/python -m bench.report
+
 .PHONY: check
 check: lint types openapi-lint test ## Everything that has to be green: lint, types, openapi-lint, test
 

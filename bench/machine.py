@@ -57,7 +57,7 @@ def commit() -> tuple[str, bool]:
     found = output_of(["git", "rev-parse", "HEAD"])
     if found is None or len(found) != 40:
         return "unknown", True
-    code = ["servicedesk", "ticketd", "bench", "sql", "requirements", "setup.cfg"]
+    code = ["servicedesk", "ticketd", "relayd", "notifyd", "deploy", "bench", "sql", "requirements"]
     changes = output_of(["git", "status", "--porcelain", "--untracked-files=no", "--", *code])
     return found, changes is not None
 

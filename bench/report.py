@@ -1,4 +1,5 @@
-"""`python -m bench.report`: docs/performance.md, docs/charts/ and the tables in docs/iterations/.
+"""`python -m bench.report`: docs/performance.md, docs/charts/, the tables in docs/iterations/ and
+docs/delivery.md.
 
 Nothing is measured here and nothing is typed in; the same files give the same pages.
 """
@@ -7,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from bench.charts import Bar, Line, bars, lines, number_text
+from bench.delivery import FAULTS, fill_scenarios, read_scenarios
 from bench.iterations import fill
 from bench.machine import PROJECT
 from bench.percentiles import Spread, ratios, spread_of
@@ -15,6 +17,7 @@ from bench.table import groups, median
 from bench.wanted import wanted_table
 
 DOCS = PROJECT / "docs"
+DELIVERY = DOCS / "delivery.md"
 MAIN = "ticketd"
 PEERS = ("go", "fastapi", "pgbench")
 CLOSED = ("create", "read", "list", "patch", "mix", "alone")
@@ -49,6 +52,7 @@ def main() -> int:
     try:
         results = read_results(RESULTS)
         page, charts = report(results)
+        delivery = fill_scenarios(DELIVERY.read_text(encoding="utf-8"), read_scenarios(FAULTS))
         named = {result.file_name: result for result in results}
         iterations = {
             path: fill(path.read_text(encoding="utf-8"), named, _described)
@@ -64,9 +68,12 @@ def main() -> int:
     for old in set(folder.glob("bench-*.svg")) - {folder / name for name in charts}:
         old.unlink()
     (DOCS / "performance.md").write_text(page)
+    DELIVERY.write_text(delivery, encoding="utf-8")
     for path, text in iterations.items():
         path.write_text(text, encoding="utf-8")
-    print(f"docs/performance.md, {len(charts)} charts, {len(iterations)} iterations")
+    print(
+        f"docs/performance.md, docs/delivery.md, {len(charts)} charts, {len(iterations)} iterations"
+    )
     return 0
 
 

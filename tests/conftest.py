@@ -3,27 +3,53 @@
 Every test gets a database of its own, and names of its own on the Kafka cluster that all share.
 """
 
+import os
 import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 
+from deploy.local.apache import ApacheKafka, kafka_jars, nodes_of
 from deploy.local.kafka import Kafka
 from deploy.local.ports import free_port
 from deploy.local.postgres import FLEETING, Postgres, place, spare_directory
 from deploy.local.valkey import Valkey
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
+from tests.faults.scenario import Scenario
 from tests.support.processes import Daemon
 
 TEMPLATE = "migrated"
 
+CreateCluster = Callable[..., ApacheKafka]
 StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-length",
+        action="store_true",
+        help="fault scenarios as long as docs/delivery.md says",
+    )
+    parser.addoption(
+        "--keep-figures", type=Path, metavar="DIRECTORY", help="write what fault scenarios measured"
+    )
+
+
+@pytest.fixture
+def scenario(request: pytest.FixtureRequest) -> Scenario:
+    """The fault scenario that the test is; see tests/faults/."""
+    return Scenario(
+        test=request.node.name.removeprefix("test_"),
+        is_full=request.config.getoption("--full-length"),
+        keep=request.config.getoption("--keep-figures"),
+    )
 
 
 @pytest.fixture(scope="session")
@@ -126,6 +152,49 @@ def own_kafka(servers_directory: Path, unique_name: str) -> Iterator[Kafka]:
 @pytest.fixture
 def kafka_brokers(shared_kafka: Kafka) -> str:
     return shared_kafka.bootstrap_servers
+
+
+@pytest.fixture(scope="session")
+def create_cluster(servers_directory: Path) -> Iterator[CreateCluster]:
+    """Makes a cluster of Apache Kafka, started and ready, with as many `brokers` as asked for and
+    with the arguments of ApacheKafka. A test may `kill` it itself; what runs at the end of the
+    session is killed. Skipped where Java or Maven is missing, which CI counts as a failure."""
+    jars = kafka_jars(os.environ)
+    if missing := jars.missing():
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    jars.fetch(print)
+    clusters: list[ApacheKafka] = []
+
+    def create(brokers: int = 1, *, advertised: Sequence[int] = (), **more: Any) -> ApacheKafka:
+        taken: list[int] = []
+        for _ in range(2 * brokers):
+            taken.append(free_port(taken))
+        ports = list(zip(taken[::2], taken[1::2], strict=True))
+        directory = Path(tempfile.mkdtemp(prefix="kafka-", dir=servers_directory))
+        cluster = ApacheKafka(
+            jars=jars,
+            directory=directory,
+            nodes=nodes_of(ports, advertised),
+            logs=directory,
+            **more,
+        )
+        clusters.append(cluster)
+        cluster.start()
+        cluster.wait_ready()
+        return cluster
+
+    yield create
+    for cluster in clusters:
+        cluster.kill()
+
+
+@pytest.fixture(scope="session")
+def apache_kafka(create_cluster: CreateCluster) -> ApacheKafka:
+    """One broker that the tests of the session share, each with topics of its own. A test that
+    stops it makes its own with `create_cluster`. Mark the test `kafka`."""
+    return create_cluster()
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
+from typing import Literal
 
 from servicedesk.environment import Address, Environment, SettingError
 
@@ -23,6 +24,8 @@ class Config:
     metrics: Mapping[str, Address]
     database_url: str | None = field(repr=False)
     kafka_brokers: str | None
+    kafka: Literal["mock", "apache"]
+    kafka_nodes: int
     kafka_topic: str
     kafka_dlq_topic: str
     kafka_group_id: str
@@ -58,6 +61,8 @@ class Config:
                 example="postgresql://user:password@localhost:5432/servicedesk",
             ),
             kafka_brokers=_brokers(read),
+            kafka=read.choice("KAFKA", "mock", ("mock", "apache")),
+            kafka_nodes=int(read.choice("KAFKA_NODES", "1", ("1", "3"))),
             kafka_topic=read.kafka_name("KAFKA_TOPIC", "tickets.events"),
             kafka_dlq_topic=read.kafka_name("KAFKA_DLQ_TOPIC", "tickets.events.dlq"),
             kafka_group_id=read.kafka_name("KAFKA_GROUP_ID", "notifyd"),

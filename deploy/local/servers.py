@@ -7,6 +7,7 @@ from pathlib import Path
 import psycopg
 import redis
 
+from deploy.local.apache import ApacheKafka, kafka_jars, nodes_of
 from deploy.local.child import StartError
 from deploy.local.config import Config
 from deploy.local.directory import LocalDirectory
@@ -28,14 +29,17 @@ class Servers:
         self._config = config
         self._directory = directory
         self.postgres = None if config.database_url else _postgres(directory, say)
-        self.kafka = None if config.kafka_brokers else Kafka(log=directory.log("kafka"))
+        brought, apache = config.kafka_brokers, config.kafka == "apache"
+        self.kafka = None if brought or apache else Kafka(log=directory.log("kafka"))
+        self.apache = _apache(config, directory) if apache and not brought else None
         self.valkey = None if config.redis_url else _valkey(directory)
         self.s3 = None if config.s3_endpoint else _s3(directory)
         self._secret_key = directory.password("s3")
 
     def own(self) -> list[Server]:
         """Slowest first, which is the order to start them in."""
-        found: list[Server | None] = [self.s3, self.kafka, self.valkey, self.postgres]
+        brokers = self.apache.brokers if self.apache else []
+        found = [*brokers, self.s3, self.kafka, self.valkey, self.postgres]
         return [server for server in found if server is not None]
 
     def moved_data(self) -> Path | None:
@@ -43,29 +47,33 @@ class Servers:
         data = self.postgres.data if self.postgres else None
         return None if data is None or data.is_relative_to(self._directory.path) else data
 
-    def check_brought(self) -> None:
-        """Raises StartError, naming the variable, when a service of the user does not answer."""
+    def require(self, say: Callable[[str], None]) -> None:
+        """What the user brings answers, and what has to be fetched is here. Raises StartError,
+        naming the variable or the program."""
         if self._config.database_url:
             _check_postgres(self._config.database_url)
         if self._config.kafka_brokers:
             _check_kafka(self._config.kafka_brokers)
         if self._config.redis_url:
             _check_redis(self._config.redis_url)
+        if self.apache:
+            self.apache.jars.fetch(say)
 
     def prepare(self) -> None:
         """What only the servers of our own need once they are ready."""
-        if self.kafka is not None:
-            # The mock cluster does not answer CreateTopics, which relayd would ask.
-            partitions = self._config.topic_partitions
-            self.kafka.create_topic(self._config.kafka_topic, partitions)
-            self.kafka.create_topic(self._config.kafka_dlq_topic, partitions)
+        # The mock cluster does not answer CreateTopics, which relayd would ask.
+        cluster = self.kafka or self.apache
+        if cluster is not None:
+            for topic in (self._config.kafka_topic, self._config.kafka_dlq_topic):
+                cluster.create_topic(topic, self._config.topic_partitions)
 
     def settings(self) -> dict[str, str]:
         """The variables that lead to the servers, known once those are ready."""
         config = self._config
+        cluster = self.kafka or self.apache
         found = {
             "DATABASE_URL": self.postgres.url() if self.postgres else config.database_url,
-            "KAFKA_BROKERS": self.kafka.bootstrap_servers if self.kafka else config.kafka_brokers,
+            "KAFKA_BROKERS": cluster.bootstrap_servers if cluster else config.kafka_brokers,
             "REDIS_URL": self.valkey.url() if self.valkey else config.redis_url,
             "S3_ENDPOINT": self.s3.url() if self.s3 else config.s3_endpoint,
         }
@@ -87,6 +95,21 @@ def _postgres(directory: LocalDirectory, say: Callable[[str], None]) -> Postgres
         password=directory.password("postgres"),
         log=directory.log("postgres"),
         settings=DURABLE,
+    )
+
+
+def _apache(config: Config, directory: LocalDirectory) -> ApacheKafka:
+    ports = [
+        (directory.port(f"kafka-{number}"), directory.port(f"kafka-{number}-controller"))
+        for number in range(1, config.kafka_nodes + 1)
+    ]
+    data = directory.path / f"kafka-{config.kafka_nodes}"
+    data.mkdir(mode=0o700, exist_ok=True)
+    return ApacheKafka(
+        jars=kafka_jars(config.given),
+        directory=data,
+        nodes=nodes_of(ports),
+        logs=directory.path / "logs",
     )
 
 

@@ -89,7 +89,7 @@ class Stack:
         self._require_free_addresses()
         servers = self._servers = Servers(self._config, self._directory, self._screen.say)
         with interrupt.allowed():
-            servers.check_brought()
+            servers.require(self._screen.say)
         names = ", ".join(server.name for server in servers.own())
         self._screen.say(f"starting {names or 'nothing but the daemons'}")
         for server in servers.own():

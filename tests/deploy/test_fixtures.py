@@ -10,13 +10,14 @@ from redis import Redis
 
 from deploy.local.kafka import Kafka
 from deploy.local.postgres import Postgres
+from servicedesk.database import SCHEMA_VERSION
 
 
 def test_database_is_migrated_and_unicode(database_url: str) -> None:
     with psycopg.connect(database_url) as connection:
         versions = connection.execute("SELECT max(version) FROM schema_migration").fetchone()
         encoding = connection.execute("SHOW server_encoding").fetchone()
-    assert versions == (3,)
+    assert versions == (SCHEMA_VERSION,)
     assert encoding == ("UTF8",)
 
 

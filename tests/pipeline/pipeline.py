@@ -16,6 +16,7 @@ from servicedesk.queue.row import queue_key
 from tests.support.checker import Accepted, Verdict, judge
 from tests.support.load import Load, run_load
 from tests.support.processes import Daemon, wait_until
+from tests.support.topic_log import read_topic
 from tests.support.webhooks import WebhookReceiver
 
 # Short leases and waits, so that a take-over fits into a test.
@@ -113,7 +114,7 @@ class Pipeline:
         wait_until(
             lambda: len({delivery.webhook_id for delivery in receiver.deliveries}) >= events,
             seconds,
-            f"delivery of {events} events to {name}; {self.state()}",
+            lambda: f"delivery of {events} events to {name}; {self.state()}",
         )
 
     def wait_empty(self, seconds: float = 10.0) -> None:
@@ -134,7 +135,11 @@ class Pipeline:
 
     def judge(self, accepted: list[Accepted], name: str) -> Verdict:
         return judge(
-            accepted, self.receivers[name].deliveries, self.database_url, f"webhook:{name}"
+            accepted,
+            self.database_url,
+            topic=read_topic(self.environment["KAFKA_BROKERS"], self.environment["KAFKA_TOPIC"]),
+            deliveries=self.receivers[name].deliveries,
+            receiver=f"webhook:{name}",
         )
 
     def load(self, ticketd: Daemon, *, tickets: int, events: int) -> Load:

@@ -1,69 +1,143 @@
-"""Compares what ticketd acknowledged with what a receiver got: the one judge of all fault tests."""
+"""Compares what ticketd acknowledged with what the topic holds and what a receiver got: the one
+judge of all fault tests."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import psycopg
-
-from tests.support.webhooks import Delivery
 
 Accepted = tuple[str, int]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """Counts of events. `repeated` are copies of an event that the receiver had already; they can
-    be recognised by their id. `out_of_order` counts, once repeats are dropped, events that came
-    after a later one of their ticket."""
+class Arrival(Protocol):
+    """One copy of an event, in the topic or at a receiver."""
 
-    accepted: int
-    delivered: int
+    @property
+    def event_id(self) -> str: ...
+
+    @property
+    def ticket(self) -> str: ...
+
+    @property
+    def sequence(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """Counts of events seen in one place. `repeated` are copies of an event that was there already;
+    they can be recognised by their id. `out_of_order` counts, once repeats are dropped, events
+    that came after a later one of their ticket."""
+
+    arrived: int
     lost: int
     repeated: int
     out_of_order: int
-    repeated_in_database: int
-    dead: int
 
     def __str__(self) -> str:
         return (
-            f"accepted {self.accepted}, delivered {self.delivered}, lost {self.lost}, "
-            f"repeated {self.repeated} (in the database {self.repeated_in_database}), "
-            f"out of order {self.out_of_order}, dead {self.dead}"
+            f"{self.arrived} arrived, {self.lost} lost, {self.repeated} repeated, "
+            f"{self.out_of_order} out of order"
         )
 
 
-DONE = "SELECT event_id, count(*) FROM delivery_done WHERE receiver = %s GROUP BY event_id"
+NOTHING_ASKED = Sighting(arrived=0, lost=0, repeated=0, out_of_order=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What became of the accepted events; a place that was not looked at has all zeros."""
+
+    accepted: int
+    topic: Sighting
+    receiver: Sighting
+    repeated_in_database: int
+    dead: int
+
+    @property
+    def delivered(self) -> int:
+        return self.receiver.arrived
+
+    @property
+    def lost(self) -> int:
+        return self.topic.lost + self.receiver.lost
+
+    @property
+    def repeated(self) -> int:
+        return self.topic.repeated + self.receiver.repeated
+
+    @property
+    def out_of_order(self) -> int:
+        return self.topic.out_of_order + self.receiver.out_of_order
+
+    @property
+    def broken_promises(self) -> dict[str, int]:
+        """What has to be zero whatever happens, and is not."""
+        promises = {
+            "lost": self.lost,
+            "out of order": self.out_of_order,
+            "repeated in the database": self.repeated_in_database,
+            "dead": self.dead,
+        }
+        return {promise: count for promise, count in promises.items() if count}
+
+    def __str__(self) -> str:
+        return (
+            f"accepted {self.accepted}; topic: {self.topic}; receiver: {self.receiver}; "
+            f"repeated in the database {self.repeated_in_database}, dead {self.dead}"
+        )
+
+
+DONE = "SELECT count(*) FROM delivery_done WHERE receiver = %s"
 DEAD = "SELECT (SELECT count(*) FROM outbox_dead) + (SELECT count(*) FROM delivery_dead)"
+
+
+def look(accepted: Iterable[Accepted], arrivals: Iterable[Arrival]) -> Sighting:
+    """`accepted` are (ticket id, sequence) of the events that ticketd acknowledged; `arrivals`
+    come in the order seen, at least per ticket."""
+    seen: set[str] = set()
+    found: set[Accepted] = set()
+    last: dict[str, int] = {}
+    repeated = out_of_order = 0
+    for arrival in arrivals:
+        if arrival.event_id in seen:
+            repeated += 1
+            continue
+        seen.add(arrival.event_id)
+        found.add((arrival.ticket, arrival.sequence))
+        newest = last.get(arrival.ticket, 0)
+        out_of_order += arrival.sequence < newest
+        last[arrival.ticket] = max(arrival.sequence, newest)
+    lost = len(set(accepted) - found)
+    return Sighting(arrived=len(seen), lost=lost, repeated=repeated, out_of_order=out_of_order)
 
 
 def judge(
     accepted: Iterable[Accepted],
-    deliveries: Sequence[Delivery],
     database_url: str,
+    *,
+    topic: Iterable[Arrival] | None = None,
+    deliveries: Iterable[Arrival] | None = None,
     receiver: str = "webhook",
 ) -> Verdict:
-    """`accepted` are (ticket id, sequence) of the events that ticketd acknowledged."""
+    """`deliveries` are what `receiver` took; `topic` is the log of all partitions."""
     expected = set(accepted)
-    seen: set[str] = set()
-    last: dict[str, int] = {}
-    repeated = out_of_order = 0
-    for delivery in deliveries:
-        if delivery.webhook_id in seen:
-            repeated += 1
-            continue
-        seen.add(delivery.webhook_id)
-        out_of_order += delivery.sequence < last.get(delivery.ticket, 0)
-        last[delivery.ticket] = max(delivery.sequence, last.get(delivery.ticket, 0))
-    delivered = {(delivery.ticket, delivery.sequence) for delivery in deliveries}
     with psycopg.connect(database_url, autocommit=True) as connection:
-        done = connection.execute(DONE, (receiver,)).fetchall()
-        dead = connection.execute(DEAD).fetchone()
+        done = _count(connection, DONE, (receiver,))
+        dead = _count(connection, DEAD, ())
+    got = NOTHING_ASKED if deliveries is None else look(expected, deliveries)
     return Verdict(
         accepted=len(expected),
-        delivered=len(seen),
-        lost=len(expected - delivered),
-        repeated=repeated,
-        out_of_order=out_of_order,
-        repeated_in_database=sum(count - 1 for _, count in done) + max(0, len(seen) - len(done)),
-        dead=int(dead[0]) if dead else 0,
+        topic=NOTHING_ASKED if topic is None else look(expected, topic),
+        receiver=got,
+        # Each event is taken in once and finished once: more arrivals than that are doubles.
+        repeated_in_database=max(0, got.arrived - done),
+        dead=dead,
     )
+
+
+def _count(
+    connection: psycopg.Connection[tuple[object, ...]], statement: str, values: tuple[object, ...]
+) -> int:
+    row = connection.execute(statement.encode(), values).fetchone()
+    return int(str(row[0])) if row else 0

@@ -24,12 +24,16 @@ POLL_SECONDS = 0.02
 Found = TypeVar("Found")
 
 
-def wait_until(condition: Callable[[], Found], seconds: float, what: str) -> Found:
-    """Poll until `condition` returns something true, and return it; fails after `seconds`."""
+def wait_until(
+    condition: Callable[[], Found], seconds: float, what: str | Callable[[], str]
+) -> Found:
+    """Poll until `condition` returns something true, and return it; fails after `seconds`. `what`
+    may be worked out when it fails, from the state at that moment."""
     deadline = time.monotonic() + seconds
     while not (found := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"after {seconds:g} s there is still no {what}")
+            told = what if isinstance(what, str) else what()
+            raise AssertionError(f"after {seconds:g} s there is still no {told}")
         time.sleep(POLL_SECONDS)
     return found
 
@@ -113,6 +117,16 @@ class Daemon:
 
     def is_ready(self) -> bool:
         return http_status(f"{self.admin_url}/readyz") == 200
+
+    def checks(self) -> dict[str, str]:
+        """What /readyz says of each check, whatever its status."""
+        try:
+            with urlopen(f"{self.admin_url}/readyz", timeout=5) as answer:  # noqa: S310 - loopback
+                body = answer.read()
+        except HTTPError as error:
+            with error:
+                body = error.read()
+        return dict(orjson.loads(body)["checks"])
 
     def metrics(self) -> str:
         with urlopen(f"{self.admin_url}/metrics", timeout=5) as answer:  # noqa: S310 - loopback

@@ -20,6 +20,10 @@ class Delivery:
     body: bytes
 
     @property
+    def event_id(self) -> str:
+        return self.webhook_id
+
+    @property
     def ticket(self) -> str:
         return str(self.envelope["aggregate_id"])
 
@@ -29,20 +33,26 @@ class Delivery:
 
 
 class WebhookReceiver:
-    """Listens on a free loopback port inside a `with`. `status` decides from the envelope; what is
-    answered with 2xx counts as delivered."""
+    """Listens on a loopback port inside a `with`, a free one unless given. `status` decides from
+    the envelope; what is answered with 2xx counts as delivered."""
 
-    def __init__(self, status: Callable[[dict[str, Any]], int] = lambda envelope: 200) -> None:
+    def __init__(
+        self, status: Callable[[dict[str, Any]], int] = lambda envelope: 200, *, port: int = 0
+    ) -> None:
         self.status = status
         self.deliveries: list[Delivery] = []
         self.refusals = 0
         self._lock = threading.Lock()
-        self._server = _Server(self)
+        self._server = _Server(self, port)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
 
     @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self._server.server_address[1]}/hook"
+        return f"http://127.0.0.1:{self.port}/hook"
 
     def has_taken(self, least: int) -> Callable[[], bool]:
         """A condition to wait for."""
@@ -80,9 +90,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, receiver: WebhookReceiver) -> None:
+    def __init__(self, receiver: WebhookReceiver, port: int) -> None:
         self.receiver = receiver
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(("127.0.0.1", port), _Handler)
 
 
 class _Handler(BaseHTTPRequestHandler):
