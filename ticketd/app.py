@@ -36,6 +36,7 @@ from ticketd.operations import OperationHandlers
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
 from ticketd.redis_link import LinkSettings, RedisLink
+from ticketd.redis_wire import RedisAddress
 from ticketd.replays import ReplayingStore, Replays
 from ticketd.router import Handler, Route, Router
 from ticketd.store import PostgresTicketStore, TicketStore, Work
@@ -147,7 +148,7 @@ def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -
         return None
     connect_once = _connect(config.database_url or "", "ticketd start")
     settings = LinkSettings(
-        url=config.redis_url,
+        address=RedisAddress.from_url(config.redis_url),
         read_owner=partial(read_installation, connect_once),
         exchange_seconds=config.redis_seconds,
         in_tasks=in_tasks,

@@ -11,7 +11,8 @@ from uuid import UUID
 from ticketd.events import TicketEvent
 from ticketd.idempotency import DIGEST_BYTES, Kept, Key
 from ticketd.pending import Pending
-from ticketd.redis_link import RedisLink, Script, pack
+from ticketd.redis_link import RedisLink
+from ticketd.redis_wire import Script, pack
 from ticketd.representation import ticket_json
 from ticketd.store import Change, Describe, TicketStore
 from ticketd.store_before import StoreBefore
@@ -58,7 +59,7 @@ class Replays:
             kept.fingerprint + kept.ticket_id.bytes + (kept.answer or b"") for _, kept in answers
         ]
         keys = [self._link.name(KIND, digest) for digest, _ in answers]
-        return REMEMBER.pack(keys, [REMEMBERED_SECONDS, *values])
+        return REMEMBER.pack(*keys, REMEMBERED_SECONDS, *values, keys=len(keys))
 
 
 def _kept_of_all(digests: Sequence[bytes], values: Sequence[bytes | None]) -> Sequence[Kept | None]:

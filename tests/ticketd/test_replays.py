@@ -206,7 +206,7 @@ def test_redis_away_costs_nothing_but_a_look_into_the_database(
             await create(app, 2)
             assert await metric(app, "ticketd_redis_up") == 0
             assert len(app.events("redis_away")) == 1
-            assert app.events("redis_away")[0]["error_class"]
+            assert app.events("redis_away")[0]["reason"]
             server.start()
             server.wait_ready()
             await until(lambda: is_up(app))
@@ -231,7 +231,7 @@ def test_slow_redis_is_waited_for_once_and_then_not_at_all(
             began = time.monotonic()
             assert (await create(app)).content == first.content
             assert time.monotonic() - began < 2
-            assert [event["error_class"] for event in app.events("redis_away")] == ["TimeoutError"]
+            assert [event["reason"] for event in app.events("redis_away")] == ["TimeoutError"]
             assert await metric(app, "ticketd_redis_up") == 0
             began = time.monotonic()
             for _ in range(10):
@@ -261,7 +261,7 @@ def test_key_holds_over_a_failover_to_a_replica(database_url: str, tmp_path: Pat
                 # The old primary takes no writes now, and says so.
                 await create(app, 2)
                 await until_true(lambda: bool(app.events("redis_away")))
-                assert app.events("redis_away")[0]["error_class"] == "ReadOnlyError"
+                assert app.events("redis_away")[0]["reason"] == "READONLY"
                 await until(lambda: is_up(app))
                 route.lead_to(new.port)
                 # This one meets the cut.
