@@ -21,6 +21,9 @@ from ticketd.tickets import Ticket
 # Repeats come within seconds or minutes; after that the database is quick enough.
 REMEMBERED_SECONDS = b"900"
 KIND = b"replay"
+# The share of repeats among the last few dozen requests, and from which on look-ups are worth it.
+WEIGHT = 1 / 32
+WORTHWHILE_SHARE = 0.1
 HEAD_BYTES = DIGEST_BYTES + 16
 REMEMBER = Script(
     b"for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'EX', ARGV[1]) end"
@@ -83,7 +86,8 @@ def _no_results(answers: Sequence[Answer], reply: object) -> Sequence[None]:
 
 
 class ReplayingStore(StoreBefore):
-    """A TicketStore that answers repeats from memory where it can. `count_replay` hears of each."""
+    """A TicketStore that answers repeats from memory while there are many. `count_replay` hears of
+    each."""
 
     def __init__(
         self, store: TicketStore, replays: Replays, count_replay: Callable[[], None]
@@ -91,12 +95,14 @@ class ReplayingStore(StoreBefore):
         super().__init__(store)
         self._replays = replays
         self._count_replay = count_replay
+        self._share = 0.0
 
     async def create_once(self, ticket: Ticket, event: TicketEvent, key: Key) -> UUID:
         kept = await self._find(key)
         if kept is not None:
             return kept.ticket_id
         first_id = await self._store.create_once(ticket, event, key)
+        self._notice(is_repeat=first_id != ticket.id)
         self._replays.remember(key.digest, Kept(key.fingerprint, first_id, None))
         return first_id
 
@@ -107,16 +113,25 @@ class ReplayingStore(StoreBefore):
         if kept is not None:
             return kept
         found = await self._store.change_once(ticket_id, change, describe, key)
-        if isinstance(found, Kept):
-            self._replays.remember(key.digest, found)
+        self._notice(is_repeat=isinstance(found, Kept))
+        if isinstance(found, Ticket):
+            found_kept = Kept(key.fingerprint, ticket_id, ticket_json(found))
         else:
-            answer = ticket_json(found)
-            self._replays.remember(key.digest, Kept(key.fingerprint, ticket_id, answer))
+            found_kept = found
+        self._replays.remember(key.digest, found_kept)
         return found
 
     async def _find(self, key: Key) -> Kept | None:
+        """What is remembered. Asked only while repeats are frequent: every look-up that finds
+        nothing has cost its request a round trip."""
+        if self._share < WORTHWHILE_SHARE:
+            return None
         kept = await self._replays.find(key.digest)
         if kept is None or kept.fingerprint != key.fingerprint:
             return None
+        self._notice(is_repeat=True)
         self._count_replay()
         return kept
+
+    def _notice(self, *, is_repeat: bool) -> None:
+        self._share += (is_repeat - self._share) * WEIGHT
