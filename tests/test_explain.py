@@ -27,6 +27,7 @@ SMALL_TABLES = {
     "delivery_bucket": "64 rows, always",
     "outbox_worker": "a row for each running relayd",
     "delivery_worker": "a row for each running notifyd",
+    "cache_gate": "one row, always",
     "schema_migration": "a row for each file in sql/",
     "pg_database": "a row for each database of the server",
 }
@@ -89,6 +90,9 @@ SAMPLES: dict[str, Parameters] = {
     "ticketd.keyed.CHANGE_KEYED_MANY": many(
         (TICKET, *TICKET_COLUMNS, "igor", 2, NOW, None, 1, *OUTBOX_COLUMNS, *KEY, "{}")
     ),
+    "Gate.LOOK": (),
+    "Gate.CLOSE": (),
+    "Gate.OPEN": ("server",),
     "ticketd.installation.INSTALLATION": (),
     "ticketd.keyed.FIND_KEPT": ([UUID(int=number) for number in range(100)],),
     "KeyExpiry.EXPIRE": {"age_seconds": 86_400.0, "rows": 1000},

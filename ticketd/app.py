@@ -20,9 +20,11 @@ from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
+from ticketd.cache import CachingStore, TicketCache
 from ticketd.config import Config
 from ticketd.cursor import Cursors
 from ticketd.expiry import KeyExpiry
+from ticketd.gate import Gate
 from ticketd.handlers import TicketHandlers
 from ticketd.identifiers import IdentifierSource
 from ticketd.installation import read_installation
@@ -140,7 +142,25 @@ def _store(
     link = _redis_link(config, metrics, log, in_tasks=in_tasks)
     if link is None:
         return store, background
-    return ReplayingStore(store, Replays(link), metrics.replays.inc), [*background, link.run]
+    replaying = ReplayingStore(store, Replays(link), metrics.replays.inc)
+    background.append(link.run)
+    if config.cache_seconds is None:
+        return replaying, background
+    gate = Gate(
+        connect=_connect(config.database_url, "ticketd gate"),
+        my_server=link.server,
+        now=time.monotonic,
+        in_tasks=in_tasks,
+        log=log,
+    )
+    cache = TicketCache(
+        link,
+        gate,
+        seconds=config.cache_seconds,
+        wall_clock=time.time,
+        random_bytes=os.urandom,
+    )
+    return CachingStore(replaying, cache, gate, metrics.cache()), [*background, gate.run]
 
 
 def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -> RedisLink | None:

@@ -19,8 +19,9 @@ Auth = Literal["tokens", "none"]
 class Config:
     """Limits without another word are those of one worker.
 
-    `tokens_file` is None when nobody has to show a token. `database_url` is None for tickets in
-    memory. `metrics_directory` is where workers share their metrics, None for a lone process.
+    `cache_seconds` is None without a cache. `tokens_file` is None when nobody has to show a token.
+    `database_url` is None for tickets in memory. `metrics_directory` is where workers share their
+    metrics, None for a lone process.
     """
 
     environment: str
@@ -46,6 +47,7 @@ class Config:
     key_seconds: float
     redis_url: str | None = field(repr=False)
     redis_seconds: float
+    cache_seconds: float | None
     metrics_directory: Path | None
 
     @classmethod
@@ -85,6 +87,7 @@ class Config:
             cursor_secret=_cursor_secret(env, environment),
             redis_url=_redis_url(env),
             redis_seconds=env.seconds("TICKETD_REDIS_TIMEOUT", 0.1, maximum=5.0),
+            cache_seconds=_cache_seconds(env),
             key_seconds=env.seconds(
                 "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
             ),
@@ -101,6 +104,15 @@ def _metrics_address(env: Environment, http_address: Address) -> Address:
             "give one of them another port",
         )
     return address
+
+
+def _cache_seconds(env: Environment) -> float | None:
+    """How long an entry of the cache lives; None when it is off."""
+    is_on = env.flag("TICKETD_CACHE", default=False)
+    seconds = env.seconds("TICKETD_CACHE_TTL", 30.0, minimum=0.1, maximum=3600.0)
+    if is_on and not (env.optional("REDIS_URL") and env.optional("DATABASE_URL")):
+        raise SettingError("TICKETD_CACHE", "is on; it needs REDIS_URL and DATABASE_URL")
+    return seconds if is_on else None
 
 
 def _redis_url(env: Environment) -> str | None:

@@ -115,11 +115,11 @@ class TicketHandlers:
 
     async def read(self, request: Request) -> Response:
         _refuse_parameters(request)
-        ticket = await self._store.get(_ticket_id(request))
+        version, body = await self._store.show(_ticket_id(request))
         if_none_match = request.headers.get(b"if-none-match")
-        if if_none_match is not None and is_current(if_none_match, ticket.version):
-            return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(ticket.version))
-        return _answer(ticket)
+        if if_none_match is not None and is_current(if_none_match, version):
+            return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(version))
+        return Response(200, JSON_HEADERS, body, entity_tag(version))
 
     async def list(self, request: Request) -> Response:
         parameters = validation.parse_parameters(request.query_string, validation.LIST_PARAMETERS)

@@ -12,7 +12,7 @@ from ticketd.errors import TicketNotFoundError
 from ticketd.events import TicketEvent
 from ticketd.idempotency import Kept, Key, require_same
 from ticketd.representation import ticket_json
-from ticketd.store import Change, Describe, Work
+from ticketd.store import Change, Describe, Shown, Work
 from ticketd.tickets import Ticket, TicketQuery
 
 
@@ -60,6 +60,10 @@ class MemoryTicketStore:
         if ticket is None:
             raise TicketNotFoundError(ticket_id)
         return ticket
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        ticket = await self.get(ticket_id)
+        return Shown(ticket.version, ticket_json(ticket))
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         first = bisect_left(self._ids, query.from_id)

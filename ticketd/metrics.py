@@ -13,9 +13,11 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from ticketd.tallies import (
+    AGE_BUCKETS,
     SECONDS_BUCKETS,
     SIZE_BUCKETS,
     BatchMetrics,
+    CacheMetrics,
     RedisMetrics,
     RouteMetrics,
 )
@@ -41,7 +43,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tallied: list[RouteMetrics | BatchMetrics] = []
+        self._tallied: list[RouteMetrics | BatchMetrics | CacheMetrics] = []
         self._requests = Counter(
             "ticketd_http_requests_total",
             "Requests answered",
@@ -75,6 +77,18 @@ class Metrics:
         self.replays = Counter(
             "ticketd_idempotent_replays_total",
             "Repeated requests that were answered from Redis",
+            registry=self.registry,
+        )
+        self._cache_reads = Counter(
+            "ticketd_cache_reads_total",
+            "Reads by id with the cache on: hit, miss, or bypass when it could not be used",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._cache_age = Histogram(
+            "ticketd_cache_age_seconds",
+            "How long ago what was shown from the cache was put there",
+            buckets=AGE_BUCKETS,
             registry=self.registry,
         )
         self._redis_errors = Counter(
@@ -121,6 +135,12 @@ class Metrics:
             self._statement.labels(kind),
             self.database_errors,
         )
+        self._tallied.append(metrics)
+        return metrics
+
+    def cache(self) -> CacheMetrics:
+        """As `route`."""
+        metrics = CacheMetrics(self._cache_reads, self._cache_age)
         self._tallied.append(metrics)
         return metrics
 

@@ -115,6 +115,7 @@ class RedisLink:
         self._gatherings: list[Gathering[Any, Any]] = []
         self._scripts: list[bytes] = []
         self._owner = b""
+        self._server = ""
         self._wire: RedisWire | None = None
         self._end: asyncio.Future[None] | None = None
         # What the exchange under way has asked and not yet heard, in order.
@@ -143,6 +144,10 @@ class RedisLink:
     def name(self, kind: bytes, rest: bytes) -> bytes:
         """Of a key in Redis, apart from those of every other database."""
         return b"servicedesk:%b:%b:%b" % (self._owner, kind, rest)
+
+    def server(self) -> str:
+        """Which primary is connected; empty while none is."""
+        return self._server if self.is_up else ""
 
     def wake(self) -> None:
         """Something has been asked: send it when this turn of the event loop is over."""
@@ -173,7 +178,7 @@ class RedisLink:
         self._end = asyncio.get_running_loop().create_future()
         self._wire = RedisWire(self._heard, self._lose)
         async with asyncio.timeout(CONNECT_SECONDS):
-            await self._wire.greet(self._settings.address, *self._scripts)
+            self._server = await self._wire.greet(self._settings.address, *self._scripts)
         began = self.now()
         self.is_up, self._is_reported, self._was_refused = True, False, False
         self._observer.state(is_up=True)

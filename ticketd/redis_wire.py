@@ -86,9 +86,10 @@ class RedisWire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._greeting: asyncio.Future[Any] | None = None
 
-    async def greet(self, address: RedisAddress, *commands: bytes) -> None:
-        """Connect, and have some commands carried out first. Raises RedisError, RedisLostError and
-        OSError."""
+    async def greet(self, address: RedisAddress, *commands: bytes) -> str:
+        """Connect, and have some commands carried out first; returns which primary this is in which
+        of its lives, or nothing when it is none or does not tell. Raises RedisError,
+        RedisLostError and OSError."""
         await asyncio.get_running_loop().create_connection(
             lambda: self,
             address.host,
@@ -102,7 +103,12 @@ class RedisWire(asyncio.Protocol):
             await self._ask(pack(b"SELECT", b"%d" % address.database))
         for command in (pack(b"CLIENT", b"SETNAME", b"ticketd"), *commands):
             await self._ask(command)
+        try:
+            server = _identity(await self._ask(pack(b"INFO")))
+        except RedisError:  # a user who may not ask
+            server = ""
         self._greeting = None
+        return server
 
     def send(self, commands: bytes) -> None:
         if self._transport is not None:
@@ -114,12 +120,13 @@ class RedisWire(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    async def _ask(self, command: bytes) -> None:
+    async def _ask(self, command: bytes) -> Any:
         self._greeting = asyncio.get_running_loop().create_future()
         self.send(command)
         reply = await self._greeting
         if isinstance(reply, RedisError):
             raise reply
+        return reply
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a Transport for TCP
@@ -146,6 +153,14 @@ class RedisWire(asyncio.Protocol):
         lost(error)
         if self._transport is not None:
             self._transport.abort()
+
+
+def _identity(info: bytes) -> str:
+    """A restart changes the run's id, and a promotion the replication's."""
+    found = dict(line.partition(b":")[::2] for line in info.splitlines())
+    if found.get(b"role") != b"master":
+        return ""
+    return f"{found.get(b'run_id', b'').decode()}:{found.get(b'master_replid', b'').decode()}"
 
 
 def _ignore(_: object) -> None:

@@ -21,7 +21,7 @@ from ticketd.tickets import Ticket
 # Repeats come within seconds or minutes; after that the database is quick enough.
 REMEMBERED_SECONDS = b"900"
 KIND = b"replay"
-# The share of repeats among the last few dozen requests, and from which on look-ups are worth it.
+# How the share of repeats follows the last few dozen requests, and from which on Redis is worth it.
 WEIGHT = 1 / 32
 WORTHWHILE_SHARE = 0.1
 HEAD_BYTES = DIGEST_BYTES + 16
@@ -102,8 +102,7 @@ class ReplayingStore(StoreBefore):
         if kept is not None:
             return kept.ticket_id
         first_id = await self._store.create_once(ticket, event, key)
-        self._notice(is_repeat=first_id != ticket.id)
-        self._replays.remember(key.digest, Kept(key.fingerprint, first_id, None))
+        self._remember(key, Kept(key.fingerprint, first_id, None), is_repeat=first_id != ticket.id)
         return first_id
 
     async def change_once(
@@ -113,12 +112,11 @@ class ReplayingStore(StoreBefore):
         if kept is not None:
             return kept
         found = await self._store.change_once(ticket_id, change, describe, key)
-        self._notice(is_repeat=isinstance(found, Kept))
-        if isinstance(found, Ticket):
-            found_kept = Kept(key.fingerprint, ticket_id, ticket_json(found))
+        if isinstance(found, Kept):
+            self._remember(key, found, is_repeat=True)
         else:
-            found_kept = found
-        self._replays.remember(key.digest, found_kept)
+            kept = Kept(key.fingerprint, ticket_id, ticket_json(found))
+            self._remember(key, kept, is_repeat=False)
         return found
 
     async def _find(self, key: Key) -> Kept | None:
@@ -132,6 +130,12 @@ class ReplayingStore(StoreBefore):
         self._notice(is_repeat=True)
         self._count_replay()
         return kept
+
+    def _remember(self, key: Key, kept: Kept, *, is_repeat: bool) -> None:
+        """What was repeated once may be so again; what is new, only while repeats are frequent."""
+        self._notice(is_repeat=is_repeat)
+        if is_repeat or self._share >= WORTHWHILE_SHARE:
+            self._replays.remember(key.digest, kept)
 
     def _notice(self, *, is_repeat: bool) -> None:
         self._share += (is_repeat - self._share) * WEIGHT

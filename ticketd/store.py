@@ -7,7 +7,7 @@ A connection that dies around a commit never leads to a second ticket or a secon
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
@@ -41,6 +41,13 @@ REFUSED_BY_STATE = (StaleVersionError, TransitionForbiddenError, TicketNotFoundE
 RACE_LIMIT = 20
 
 
+class Shown(NamedTuple):
+    """A ticket as clients see it: its version and its JSON."""
+
+    version: int
+    body: bytes
+
+
 class TicketStore(Protocol):
     """Where tickets are kept. Every method may raise DatabaseUnavailableError, and all but
     `open`, `close` and `check` OverloadedError."""
@@ -68,6 +75,10 @@ class TicketStore(Protocol):
 
     async def get(self, ticket_id: UUID) -> Ticket:
         """Raises TicketNotFoundError."""
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        """As `get`, for showing only: it may come out of a cache, and is never older than a change
+        that was answered."""
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         """At most `query.limit` tickets, newest first."""
@@ -184,6 +195,10 @@ class PostgresTicketStore:
         if ticket is None:
             raise TicketNotFoundError(ticket_id)
         return ticket
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        ticket = await self.get(ticket_id)
+        return Shown(ticket.version, ticket_json(ticket))
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         return await self._pages.submit(query)

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from ticketd.events import TicketEvent
 from ticketd.idempotency import Kept, Key
-from ticketd.store import Change, Describe, TicketStore, Work
+from ticketd.store import Change, Describe, Shown, TicketStore, Work
 from ticketd.tickets import Ticket, TicketQuery
 
 
@@ -35,6 +35,9 @@ class StoreBefore:
 
     async def get(self, ticket_id: UUID) -> Ticket:
         return await self._store.get(ticket_id)
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        return await self._store.show(ticket_id)
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         return await self._store.page(query)

@@ -8,6 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
+AGE_BUCKETS = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -89,6 +90,30 @@ class BatchMetrics:
     def flush(self) -> None:
         for tally in (self._size, self._wait, self._seconds):
             tally.flush()
+
+
+class CacheMetrics:
+    """How reads by id went by the cache."""
+
+    __slots__ = ("_age", "_counts", "_reads")
+
+    def __init__(self, reads: Counter, age: Histogram) -> None:
+        self._reads = reads
+        self._age = Tally(age, AGE_BUCKETS)
+        self._counts: dict[str, int] = {}
+
+    def read(self, outcome: str) -> None:
+        self._counts[outcome] = self._counts.get(outcome, 0) + 1
+
+    def hit(self, age_seconds: float) -> None:
+        self.read("hit")
+        self._age.observe(age_seconds)
+
+    def flush(self) -> None:
+        for outcome, count in self._counts.items():
+            self._reads.labels(outcome).inc(count)
+        self._counts.clear()
+        self._age.flush()
 
 
 class RedisMetrics(BatchMetrics):

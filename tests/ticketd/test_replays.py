@@ -93,12 +93,14 @@ def tickets(url: str) -> int:
 def test_redis_is_not_asked_while_repeats_are_rare(database_url: str, tmp_path: Path) -> None:
     async def act(server: Valkey) -> None:
         async with beside(database_url, server.url()) as app:
-            for number in range(60):
+            for number in range(80):
                 await create(app, number)
             with client(server) as there:
                 before = there.info("commandstats")["cmdstat_mget"]["calls"]
-                await create(app, 1)
+                names = there.dbsize()
                 await create(app, 100)
+                await create(app, 79)
+                await until_true(lambda: there.dbsize() == names + 1)
                 assert there.info("commandstats")["cmdstat_mget"]["calls"] == before
 
     with valkey(tmp_path / "valkey") as server:
@@ -309,6 +311,7 @@ def test_full_redis_goes_on_being_asked(database_url: str, tmp_path: Path) -> No
         async with beside(database_url, server.url()) as app:
             first = await create(app)
             with client(server) as there:
+                there.config_set("maxmemory-policy", "noeviction")
                 there.config_set("maxmemory", "1")
                 for number in range(2, 6):
                     await create(app, number)

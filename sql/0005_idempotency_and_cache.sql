@@ -12,3 +12,13 @@ CREATE TABLE idempotency_key (
     autovacuum_vacuum_insert_scale_factor = 0, autovacuum_vacuum_insert_threshold = 500000
 );
 CREATE INDEX idempotency_key_created ON idempotency_key (created_at);
+
+-- Which Redis may be believed as a cache, if any: the one that the gate names, and only what was put
+-- there in this generation. A worker that could not invalidate closes the gate.
+CREATE TABLE cache_gate (
+    only_row   boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    generation bigint      NOT NULL DEFAULT 0,
+    server     text,                                      -- NULL: closed
+    changed_at timestamptz NOT NULL DEFAULT now()
+) WITH (fillfactor = 10);
+INSERT INTO cache_gate DEFAULT VALUES;
