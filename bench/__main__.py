@@ -16,7 +16,7 @@ import psycopg
 
 from bench.agreement import DisagreementError
 from bench.capacity import GeneratorError, wrk_program
-from bench.contestants import PEERS_PYTHON
+from bench.contestants import PEERS_PYTHON, Distance
 from bench.machine import commit, machine, output_of, package_versions
 from bench.open_load import k6_program
 from bench.progress import Progress
@@ -87,6 +87,9 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
     )
     ids = folder / "ids"
     valkey = _valkey(folder) if any(each.redis for each in settings.variants) else None
+    distance = None
+    if settings.distance_milliseconds:
+        distance = Distance(server.port, settings.distance_milliseconds, folder)
     samples: list[Sample] = []
     try:
         progress.say("starting PostgreSQL and seeding it")
@@ -95,6 +98,8 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
         if valkey is not None:
             valkey.start()
             valkey.wait_ready()
+        if distance is not None:
+            distance.start()
         make_template(server, settings.tickets, ids)
         run = Run(
             settings=settings,
@@ -104,6 +109,7 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             ids=ids,
             say=progress.say,
             valkey=valkey,
+            distance=distance,
         )
         try:
             run.start()
@@ -112,8 +118,9 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             run.stop()
         versions = _versions(server)
     finally:
-        if valkey is not None:
-            valkey.stop()
+        for each in (distance, valkey):
+            if each is not None:
+                each.stop()
         server.stop()
         shutil.rmtree(server.data, ignore_errors=True)
     return Result(

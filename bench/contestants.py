@@ -18,7 +18,7 @@ from typing import Any
 from bench.machine import PROJECT
 from deploy.local.child import Child, Program
 from deploy.local.loopback import get
-from deploy.local.ports import free_port
+from deploy.local.ports import bind_error, free_port
 
 PEERS = Path(__file__).with_name("peers")
 PEERS_PYTHON = PROJECT / ".venv" / "peers" / "bin" / "python"
@@ -104,6 +104,34 @@ class Service:
     def _is_ready(self) -> bool:
         answer = get(self._ready_url)
         return answer is not None and answer.status in {200, 404}
+
+
+class Distance:
+    """A proxy before PostgreSQL that makes it `milliseconds` far away; `folder` is for its log."""
+
+    def __init__(self, target_port: int, milliseconds: float, folder: Path) -> None:
+        self.port = free_port()
+        self._program = Program(
+            name="distance",
+            command=[
+                sys.executable, "-m", "bench.distance",
+                str(self.port), str(target_port), str(milliseconds),
+            ],
+            environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            log=folder / "distance.log",
+            directory=PROJECT,
+        )  # fmt: skip
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Raises StartError."""
+        self._child = Child(self._program)
+        self._child.wait_ready(lambda: bind_error(self.port) is not None, READY_SECONDS)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(self._program.death_signal, STOP_SECONDS)
+            self._child = None
 
 
 def ticketd(

@@ -15,7 +15,7 @@ from bench import contestants
 from bench.accounting import Accounts
 from bench.agreement import Answers, answers_of, require_agreement
 from bench.capacity import Target, Wrk
-from bench.contestants import LeftOutError, Service
+from bench.contestants import Distance, LeftOutError, Service
 from bench.exposition import batches
 from bench.open_load import OpenLoad
 from bench.pgbench import RANDOM_ID, Pgbench, create_script, transaction_script
@@ -52,7 +52,8 @@ class Entrant:
 
 class Run:
     """`programs` is where PostgreSQL's are; `folder` for logs and outputs; `ids` the file of the
-    seeded tickets; `say` takes a line of progress; `valkey` is None when nobody uses it."""
+    seeded tickets; `say` takes a line of progress; `valkey` and `distance` are None when there is
+    none."""
 
     def __init__(
         self,
@@ -64,7 +65,9 @@ class Run:
         ids: Path,
         say: Say,
         valkey: Valkey | None = None,
+        distance: Distance | None = None,
     ) -> None:
+        self._distance = distance
         self._valkey = valkey
         self._settings = settings
         self._server = server
@@ -114,7 +117,7 @@ class Run:
     def _enter(self, name: str, make: Callable[[str], Service]) -> None:
         url = make_database(self._server, name)
         try:
-            service = make(url)
+            service = make(self._reached(url))
         except LeftOutError as reason:
             self.left_out[name] = str(reason)
             self._say(f"left out: {name}: {reason}")
@@ -123,6 +126,12 @@ class Run:
             Entrant(name=name, database_url=url, loads=service.loads, service=service)
         )
         service.start()
+
+    def _reached(self, url: str) -> str:
+        """The URL by which services get to the database: through the distance, if there is one."""
+        if self._distance is None:
+            return url
+        return url.replace(f":{self._server.port}/", f":{self._distance.port}/")
 
     def _fastapi(self, url: str) -> Service:
         return contestants.fastapi(url, self._folder, self._settings.fastapi_workers)

@@ -39,6 +39,7 @@ class Settings:
     shares: tuple[float, ...]
     overload: float
     capacity: float | None
+    distance_milliseconds: float
     generator: str
     open_connections: int
     results: Path | None
@@ -63,6 +64,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         shares=found.shares,
         overload=found.overload,
         capacity=found.capacity,
+        distance_milliseconds=found.distance,
         generator=found.generator,
         open_connections=found.open_connections,
         results=None if found.no_result else found.results,
@@ -110,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--study", type=_study, action="append", default=[], metavar="NAME",
         help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
+    add("--distance", type=_positive, default=0.0, metavar="MILLISECONDS",
+        help="round trip added between every service and PostgreSQL; none")  # fmt: skip
     add("--redis", action="store_true", help="every ticketd also beside a Redis of the run")
     add("--keyed", action="store_true",
         help="every ticketd also with an Idempotency-Key on each create (wrk only)")  # fmt: skip
