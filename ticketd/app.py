@@ -35,6 +35,7 @@ from ticketd.memory import MemoryTicketStore
 from ticketd.metrics import Metrics
 from ticketd.middleware import Pipeline
 from ticketd.operations import OperationHandlers
+from ticketd.quotas import LocalBuckets, Quotas
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
 from ticketd.redis_link import LinkSettings, RedisLink
@@ -62,7 +63,8 @@ def create_app() -> Application:
 def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
     """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
-    store, background = _store(config, metrics, log, in_tasks=in_tasks)
+    link = _redis_link(config, metrics, log, in_tasks=in_tasks)
+    store, background = _store(config, metrics, link, log, in_tasks=in_tasks)
     readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
     access_log = AccessLog(log.write_raw) if config.access_log else None
     tokens = config.tokens_file and TokenFile(config.tokens_file, time.monotonic, log)
@@ -89,6 +91,7 @@ def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
         wall_clock=time.time,
         random_bytes=random_bytes,
         random=random.random,
+        quotas=_quotas(config, link),
     )
     return Application(pipeline, lifetime, lambda error: log.error("start_failed", error=error))
 
@@ -115,7 +118,7 @@ def collect_less_often() -> None:
 
 
 def _store(
-    config: Config, metrics: Metrics, log: Log, *, in_tasks: bool
+    config: Config, metrics: Metrics, link: RedisLink | None, log: Log, *, in_tasks: bool
 ) -> tuple[TicketStore, list[Background]]:
     """The store, and what has to run beside it."""
     if config.database_url is None:
@@ -139,7 +142,6 @@ def _store(
     )
     expiry = KeyExpiry(_connect(config.database_url, "ticketd expiry"), config.key_seconds, log)
     background: list[Background] = [store.run, signal_relayd.run, expiry.run]
-    link = _redis_link(config, metrics, log, in_tasks=in_tasks)
     if link is None:
         return store, background
     replaying = ReplayingStore(store, Replays(link), metrics.replays.inc)
@@ -163,10 +165,16 @@ def _store(
     return CachingStore(replaying, cache, gate, metrics.cache()), [*background, gate.run]
 
 
-def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -> RedisLink | None:
-    if config.redis_url is None:
+def _quotas(config: Config, link: RedisLink | None) -> Quotas | None:
+    if config.quota is None:
         return None
-    connect_once = _connect(config.database_url or "", "ticketd start")
+    return Quotas(config.quota, LocalBuckets(config.quota, time.monotonic), link)
+
+
+def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -> RedisLink | None:
+    if config.redis_url is None or config.database_url is None:
+        return None
+    connect_once = _connect(config.database_url, "ticketd start")
     settings = LinkSettings(
         address=RedisAddress.from_url(config.redis_url),
         read_owner=partial(read_installation, connect_once),

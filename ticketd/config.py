@@ -9,9 +9,12 @@ from urllib.parse import urlsplit
 
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from ticketd.quotas import Quota
 
 DEVELOPMENT = "dev"
 SECRET_CHARACTERS = 32
+QUOTA = re.compile(r"([0-9]{1,10})/([0-9]{1,5})?([smh])", re.ASCII)
+QUOTA_UNITS = {"s": 1, "m": 60, "h": 3600}
 Auth = Literal["tokens", "none"]
 
 
@@ -48,6 +51,7 @@ class Config:
     redis_url: str | None = field(repr=False)
     redis_seconds: float
     cache_seconds: float | None
+    quota: Quota | None
     metrics_directory: Path | None
 
     @classmethod
@@ -88,6 +92,7 @@ class Config:
             redis_url=_redis_url(env),
             redis_seconds=env.seconds("TICKETD_REDIS_TIMEOUT", 0.1, maximum=5.0),
             cache_seconds=_cache_seconds(env),
+            quota=_quota(env),
             key_seconds=env.seconds(
                 "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
             ),
@@ -104,6 +109,21 @@ def _metrics_address(env: Environment, http_address: Address) -> Address:
             "give one of them another port",
         )
     return address
+
+
+def _quota(env: Environment) -> Quota | None:
+    text = env.optional("TICKETD_QUOTA")
+    if text is None:
+        return None
+    match = QUOTA.fullmatch(text)
+    count = int(match[1]) if match else 0
+    seconds = int(match[2] or 1) * QUOTA_UNITS[match[3]] if match else 0
+    if not 1 <= count <= 1_000_000_000 or not 1 <= seconds <= 86_400:
+        raise SettingError(
+            "TICKETD_QUOTA",
+            f"is {text!r}; it takes requests and a time of up to 24h, such as 100/s or 1000/1m",
+        )
+    return Quota(count, seconds)
 
 
 def _cache_seconds(env: Environment) -> float | None:

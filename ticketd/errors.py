@@ -154,6 +154,15 @@ class HeadersTooLargeError(RequestError):
         self.errors = (FieldError(field=longest[:100], code="too_long", message=message),)
 
 
+class QuotaExceededError(RequestError):
+    """The caller has sent more requests than its quota. `headers` say where it stands.
+    Source: RFC 6585, 4."""
+
+    def __init__(self, count: int, wait_seconds: int, headers: Sequence[Header]) -> None:
+        super().__init__(f"The quota of {count} requests is used up; try again after Retry-After")
+        self.headers = (*headers, (b"retry-after", b"%d" % wait_seconds))
+
+
 class OverloadedError(RequestError):
     """More work waits than may wait; nothing was begun."""
 
@@ -210,6 +219,9 @@ ANSWERS: dict[type[RequestError], Answer] = {
     ),
     PreconditionRequiredError: Answer(
         status=428, code="if_match_required", title="If-Match required"
+    ),
+    QuotaExceededError: Answer(
+        status=429, code="quota_exceeded", title="Quota exceeded", refused=True
     ),
     HeadersTooLargeError: Answer(
         status=431, code="headers_too_large", title="Headers too large", refused=True
