@@ -11,6 +11,8 @@ from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 
 PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
+# As the value of a variant's REDIS_URL, the Redis of the run.
+OWN_REDIS = "run"
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 EXAMPLES = """examples:
   python -m bench --scenarios create,read --rounds 3 --seconds 5
@@ -106,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", type=_name, default="trial", help="names the iteration in the report")
     add("--trial", action="store_true", help="the machine is shared or the durations are short")
     add("--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,…",
-        help="another ticketd with these settings, interleaved; repeatable")  # fmt: skip
+        help="another ticketd with these settings, interleaved; repeatable; REDIS_URL=run starts one")  # fmt: skip
     add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
@@ -186,7 +188,8 @@ def _variant(text: str) -> Variant:
         if not equals:
             raise argparse.ArgumentTypeError(f"{assignment} is not VARIABLE=VALUE")
         environment[variable] = value
-    return Variant(name=_name(name), environment=environment)
+    redis = environment.pop("REDIS_URL", "") == OWN_REDIS
+    return Variant(name=_name(name), environment=environment, redis=redis)
 
 
 def _study(text: str) -> Variant:
