@@ -108,7 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", type=_name, default="trial", help="names the iteration in the report")
     add("--trial", action="store_true", help="the machine is shared or the durations are short")
     add("--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,…",
-        help="another ticketd with these settings, interleaved; repeatable; REDIS_URL=run starts one")  # fmt: skip
+        help="another ticketd with these settings, interleaved; repeatable; REDIS_URL=run is the "
+        "run's own Redis")  # fmt: skip
     add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
