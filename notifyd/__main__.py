@@ -11,11 +11,11 @@ from functools import partial
 from confluent_kafka import KafkaException
 
 from notifyd.app import serve
-from notifyd.config import Config, database_url
+from notifyd.config import Config, database_url, letter_topic
 from servicedesk.environment import Environment, SettingError
 from servicedesk.logs import Log, capture_library_logs
+from servicedesk.mending.command import mend
 from servicedesk.queue.lease_store import BucketCountError
-from servicedesk.queue.mending import mend
 from servicedesk.queue.tables import DELIVERY
 from servicedesk.shutdown import run
 
@@ -42,6 +42,7 @@ def main(arguments: Sequence[str], values: Mapping[str, str]) -> int:
                 program="python -m notifyd",
                 tables=DELIVERY,
                 database_url=partial(database_url, Environment(values)),
+                letters=partial(letter_topic, Environment(values)),
             )
         return notify(Config.from_environment(values))
     except SettingError as error:

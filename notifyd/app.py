@@ -26,7 +26,6 @@ from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscriptions
 from notifyd.record import Record
 from notifyd.store import InboxStore
-from notifyd.trimming import Trimming, TrimSettings
 from notifyd.worker import Worker
 from servicedesk.admin import AdminServer, Probes
 from servicedesk.backoff import Backoff
@@ -40,7 +39,9 @@ from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.statements import Pool, Statements
 from servicedesk.queue.store import QueueStore
 from servicedesk.queue.tables import DELIVERY
+from servicedesk.queue.trim_store import TrimStore
 from servicedesk.shutdown import stop_event
+from servicedesk.trimming import Chore, Trimming
 
 POOL_CONNECTIONS = 8
 POOL_WAIT_SECONDS = 5.0
@@ -143,14 +144,21 @@ def worker_of(
             settings=consumer_settings(config), take_in=take_in, metrics=metrics, log=log
         ),
         deliveries=drain,
-        trimming=Trimming(
-            store=store,
-            settings=TrimSettings(
-                inbox_seconds=config.inbox_retention_seconds,
-                done_seconds=config.done_retention_seconds,
-            ),
-            log=log,
-        ),
+        trimming=trimming_of(config, pool, store, log),
+        log=log,
+    )
+
+
+def trimming_of(config: Config, pool: Pool, store: InboxStore, log: Log) -> Trimming:
+    keep = config.retention
+    beside = TrimStore(Statements(pool, DELIVERY))
+    return Trimming(
+        chores=[
+            Chore(name="inbox", age_seconds=keep.inbox_seconds, forget=store.trim_inbox),
+            Chore(name="done", age_seconds=keep.done_seconds, forget=store.trim_done),
+            Chore(name="dead", age_seconds=keep.dead_seconds, forget=beside.trim_dead),
+            Chore(name="history", age_seconds=keep.history_seconds, forget=beside.trim_history),
+        ],
         log=log,
     )
 

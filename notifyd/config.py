@@ -6,11 +6,13 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from notifyd.channels.addresses import AddressPolicy
+from notifyd.letters import read_dead_letter
 from notifyd.notifications import EVERY_EVENT, Subscription
 from notifyd.receivers import MailSettings, WebhookSettings, entries, read_mail, read_webhooks
 from servicedesk.backoff import Backoff
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from servicedesk.mending.letter import LetterTopic
 
 Channel = Literal["log", "webhook", "smtp"]
 CHANNELS: tuple[Channel, ...] = ("log", "webhook", "smtp")
@@ -47,6 +49,16 @@ class DeliverySettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Retention:
+    """How long things are kept that nothing waits for any more."""
+
+    inbox_seconds: float
+    done_seconds: float
+    dead_seconds: float
+    history_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     app_env: str
     log_level: str
@@ -55,8 +67,7 @@ class Config:
     shutdown_seconds: float
     kafka: KafkaSettings
     ingest_batch: int
-    inbox_retention_seconds: float
-    done_retention_seconds: float
+    retention: Retention
     delivery: DeliverySettings
     subscriptions: tuple[Subscription, ...]
     log_channel: bool
@@ -86,12 +97,7 @@ class Config:
             shutdown_seconds=env.seconds("SHUTDOWN_TIMEOUT", 10.0, minimum=0.1, maximum=3600.0),
             kafka=read_kafka(env),
             ingest_batch=env.integer("NOTIFYD_INGEST_BATCH", 500, minimum=1, maximum=10_000),
-            inbox_retention_seconds=env.seconds(
-                "NOTIFYD_INBOX_RETENTION", 14 * DAY_SECONDS, minimum=60.0
-            ),
-            done_retention_seconds=env.seconds(
-                "NOTIFYD_DONE_RETENTION", 7 * DAY_SECONDS, minimum=60.0
-            ),
+            retention=_retention(env),
             delivery=delivery,
             subscriptions=_subscriptions(env, channels, webhooks),
             log_channel="log" in channels,
@@ -109,6 +115,17 @@ def database_url(env: Environment) -> str:
     example = "postgresql://user:password@host:5432/database"
     url = env.url("DATABASE_URL", ("postgresql", "postgres"), example=example)
     return url or env.required("DATABASE_URL", f"a PostgreSQL URL such as {example}")
+
+
+def letter_topic(env: Environment) -> LetterTopic:
+    """Where the dead letters are, for the mending commands. Raises SettingError."""
+    kafka = read_kafka(env)
+    return LetterTopic(
+        brokers=kafka.brokers,
+        client_id=kafka.client_id,
+        topic=kafka.dlq_topic,
+        read=read_dead_letter,
+    )
 
 
 def _channels(env: Environment) -> tuple[Channel, ...]:
@@ -166,6 +183,18 @@ def _delivery(env: Environment) -> DeliverySettings:
         ),
         poll_min_seconds=env.seconds("NOTIFYD_POLL_MIN", 0.02, maximum=60.0),
         poll_max_seconds=env.seconds("NOTIFYD_POLL_MAX", 1.0, maximum=60.0),
+    )
+
+
+def _retention(env: Environment) -> Retention:
+    def days(name: str, default: float) -> float:
+        return env.seconds(f"NOTIFYD_{name}_RETENTION", default * DAY_SECONDS, minimum=60.0)
+
+    return Retention(
+        inbox_seconds=days("INBOX", 14),
+        done_seconds=days("DONE", 7),
+        dead_seconds=days("DEAD", 30),
+        history_seconds=days("HISTORY", 90),
     )
 
 

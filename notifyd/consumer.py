@@ -212,7 +212,7 @@ class TopicConsumer:
             self._ask(consumer)
         if not self._partitions.committing:
             self._partitions.commit(consumer)
-        self._partitions.measure_lag(consumer)
+        self._partitions.measure_lag(consumer, reachable=self._kafka == OK)
 
     def _ask(self, consumer: Consumer) -> None:
         try:

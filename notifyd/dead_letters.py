@@ -1,6 +1,7 @@
 """Dead letters: what is put on KAFKA_DLQ_TOPIC, and that it is there before anybody moves on.
 
 Two kinds: a record that is no event, as it was found, and a delivery given up after its attempts.
+`letters` reads them back.
 """
 
 import asyncio

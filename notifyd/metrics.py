@@ -29,8 +29,9 @@ class IngestMetrics:
             registry=registry,
         )  # fmt: skip
         self.lag = Gauge(
-            "notifyd_consumer_lag", "Records of the partition not taken in yet.", ["partition"],
-            registry=registry,
+            "notifyd_consumer_lag",
+            "Records of the partition that the group has not taken in; NaN while Kafka is away.",
+            ["partition"], registry=registry,
         )  # fmt: skip
         self.assigned = Gauge(
             "notifyd_assigned_partitions", "Partitions read by this notifyd.", registry=registry

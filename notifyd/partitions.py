@@ -3,13 +3,23 @@
 Used from the consumer's thread only; the callbacks are called inside its polls.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 
 from notifyd.metrics import IngestMetrics
 from notifyd.record import Record
 from servicedesk.logs import Log
+
+# A broker answers within milliseconds; the consumer's thread waits no longer for a metric.
+ANSWER_SECONDS = 0.5
 
 
 class Partitions:
@@ -62,15 +72,49 @@ class Partitions:
             self.committing += 1
             self._sent |= {each.partition: each.offset for each in offsets}
 
-    def measure_lag(self, consumer: Consumer) -> None:
-        positions = consumer.position([TopicPartition(self._topic, each) for each in self.owned])
-        for position in positions:
-            # Cached: what the last fetch told, without a request to the broker.
-            marks = consumer.get_watermark_offsets(position, cached=True)
-            if marks is None or marks[1] < 0:
-                continue
-            read = position.offset if position.offset >= 0 else marks[0]
-            self._metrics.lag.labels(str(position.partition)).set(max(0, marks[1] - max(read, 0)))
+    def measure_lag(self, consumer: Consumer, *, reachable: bool) -> None:
+        """Of the group: from what is taken in, or was when the partition came, to the newest record
+        that the brokers have. NaN where they do not tell, because a stale number would look well.
+
+        Blocks for two or three answers, each `ANSWER_SECONDS` at most; none while Kafka is away.
+        """
+        ends = self._marks(consumer, self.owned, OFFSET_END) if reachable else {}
+        unknown = self.owned - self._next.keys()
+        starts = self._starts(consumer, unknown) if reachable and unknown else {}
+        for partition in self.owned:
+            end, start = ends.get(partition), self._next.get(partition, starts.get(partition))
+            lag = float("nan") if end is None or start is None else max(0, end - start)
+            self._metrics.lag.labels(str(partition)).set(lag)
+
+    def _starts(self, consumer: Consumer, partitions: Set[int]) -> dict[int, int]:
+        """Where nothing was taken in since the partitions came: the group's offset, or the first
+        record where there is none, or where those before it are gone by their age. Asked again each
+        time, because the last owner's commit may still be on its way."""
+        firsts = self._marks(consumer, partitions, OFFSET_BEGINNING)
+        try:
+            places = [TopicPartition(self._topic, each) for each in partitions]
+            found = consumer.committed(places, timeout=ANSWER_SECONDS)
+        except KafkaException:
+            return {}
+        return {
+            each.partition: max(each.offset, firsts[each.partition])
+            for each in found
+            if each.error is None and each.partition in firsts
+        }
+
+    def _marks(self, consumer: Consumer, partitions: Set[int], which: int) -> dict[int, int]:
+        """The first or the next offset of each partition, in one request a broker. librdkafka's own
+        memory of them stands still while a partition is paused, and is empty before its first
+        fetch."""
+        places = [TopicPartition(self._topic, each, which) for each in partitions]
+        try:
+            # The two names are the times that stand for them in Kafka's ListOffsets request.
+            found = consumer.offsets_for_times(places, timeout=ANSWER_SECONDS) if places else []
+        except KafkaException:
+            return {}
+        return {
+            each.partition: each.offset for each in found if not each.error and each.offset >= 0
+        }
 
     def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self.owned.update(each.partition for each in partitions)

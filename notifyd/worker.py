@@ -10,9 +10,9 @@ import psycopg
 from notifyd.consumer import TopicConsumer
 from notifyd.intake import Intake
 from notifyd.store import InboxStore
-from notifyd.trimming import Trimming
 from servicedesk.database import AWAY, SchemaError
 from servicedesk.logs import Log
+from servicedesk.trimming import Trimming
 
 OK = "ok"
 SCHEMA_SECONDS = 1.0

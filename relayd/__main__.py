@@ -12,12 +12,12 @@ from functools import partial
 
 from confluent_kafka import KafkaException
 
-from relayd.config import Config, database_url
+from relayd.config import Config, database_url, letter_topic
 from relayd.relay import Relay
 from servicedesk.environment import Environment, SettingError
 from servicedesk.logs import Log, capture_library_logs
+from servicedesk.mending.command import mend
 from servicedesk.queue.lease_store import BucketCountError
-from servicedesk.queue.mending import mend
 from servicedesk.queue.tables import OUTBOX
 from servicedesk.shutdown import run, stop_event
 
@@ -45,6 +45,7 @@ def main(arguments: Sequence[str], values: Mapping[str, str]) -> int:
                 program="python -m relayd",
                 tables=OUTBOX,
                 database_url=partial(database_url, Environment(values)),
+                letters=partial(letter_topic, Environment(values)),
             )
         return run(relay(Config.from_environment(values)))
     except SettingError as error:

@@ -5,8 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from relayd.dead_letter import read_dead_letter
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from servicedesk.mending.letter import LetterTopic
 
 Compression = Literal["lz4", "zstd"]
 
@@ -15,6 +17,7 @@ BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 SCAN_SECONDS = 1.0
 # A row may wait for room in the producer's queue for this part of the delivery time-out.
 WAITING_SHARE = 0.25
+DAY_SECONDS = 86_400.0
 DATABASE_EXAMPLE = "postgresql://user:password@localhost:5432/servicedesk"
 
 
@@ -44,6 +47,8 @@ class Config:
     retry_cap_seconds: float
     poll_min_seconds: float
     poll_max_seconds: float
+    dead_retention_seconds: float
+    history_retention_seconds: float
 
     @property
     def send_seconds(self) -> float:
@@ -80,6 +85,12 @@ class Config:
             retry_cap_seconds=read.seconds("RELAYD_RETRY_CAP", 60),
             poll_min_seconds=read.seconds("RELAYD_POLL_MIN", 0.02),
             poll_max_seconds=read.seconds("RELAYD_POLL_MAX", 1),
+            dead_retention_seconds=read.seconds(
+                "RELAYD_DEAD_RETENTION", 30 * DAY_SECONDS, minimum=60
+            ),
+            history_retention_seconds=read.seconds(
+                "RELAYD_HISTORY_RETENTION", 90 * DAY_SECONDS, minimum=60
+            ),
         )
         _check_together(config)
         return config
@@ -90,6 +101,16 @@ def database_url(read: Environment) -> str:
     accepts = f"a PostgreSQL URL such as {DATABASE_EXAMPLE}"
     read.url("DATABASE_URL", ("postgresql", "postgres"), example=DATABASE_EXAMPLE)
     return read.required("DATABASE_URL", accepts)
+
+
+def letter_topic(read: Environment) -> LetterTopic:
+    """Where the dead letters are, for the mending commands. Raises SettingError."""
+    return LetterTopic(
+        brokers=_brokers(read),
+        client_id=read.text("KAFKA_CLIENT_ID", "relayd"),
+        topic=read.kafka_name("KAFKA_DLQ_TOPIC", "tickets.events.dlq"),
+        read=read_dead_letter,
+    )
 
 
 def _brokers(read: Environment) -> str:

@@ -29,6 +29,8 @@ from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.statements import Pool, Statements
 from servicedesk.queue.store import QueueStore
 from servicedesk.queue.tables import OUTBOX
+from servicedesk.queue.trim_store import TrimStore
+from servicedesk.trimming import Chore, Trimming
 
 RETRY = Backoff(base_seconds=0.25, cap_seconds=2.0)
 # The drain may use this part of SHUTDOWN_TIMEOUT; the rest is for ending what it ran on.
@@ -110,6 +112,7 @@ class Relay:
         beside = [
             asyncio.create_task(prepare(publisher)),
             asyncio.create_task(listen(url, drain.wake, self._log, random.random)),
+            asyncio.create_task(trimming(self._config, pool, self._log).run()),
         ]
         try:
             await drain.run(stop)
@@ -193,6 +196,18 @@ async def prepare(publisher: Publisher) -> None:
     while not await publisher.prepare():
         failures += 1
         await asyncio.sleep(RETRY.delay_seconds(failures, random.random))
+
+
+def trimming(config: Config, pool: Pool, log: Log) -> Trimming:
+    store = TrimStore(Statements(pool, OUTBOX))
+    dead, history = config.dead_retention_seconds, config.history_retention_seconds
+    return Trimming(
+        chores=[
+            Chore(name="dead", age_seconds=dead, forget=store.trim_dead),
+            Chore(name="history", age_seconds=history, forget=store.trim_history),
+        ],
+        log=log,
+    )
 
 
 def producer_settings(config: Config) -> ProducerSettings:

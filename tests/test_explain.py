@@ -37,7 +37,12 @@ WHOLE_TABLE = {
     ("MendingStore.TOTALS", "parked"): "counts the parked keys",
     ("MendingStore.TOTALS", "dead"): "counts the dead rows",
     ("MendingStore.PARKED", "parked"): "shows the keys that have been parked longest",
-    ("MendingStore.RETRY_ALL", "parked"): "makes every parked key due",
+    ("MendingStore.COUNT_PARKED", "parked"): "counts the parked keys",
+    ("MendingStore.COUNT_DEAD", "dead"): "counts the dead rows",
+    ("ParkedStore.RETRY", "parked"): "meets a batch of the parked keys",
+    ("ParkedStore.SKIP", "parked"): "meets a batch of the parked keys",
+    ("MendingStore.DEAD", "dead"): "would in a generic plan, which the commands never ask for",
+    ("MendingStore.HISTORY", "history"): "would in a generic plan, as above",
 }
 # EXPLAIN does not take these verbs; they touch no table.
 NOT_EXPLAINED = re.compile(r"\s*(LISTEN|NOTIFY)\s")
@@ -67,6 +72,26 @@ INGESTED: dict[str, object] = {
     "buckets": [number % 64 for number in SOME],
     **dict.fromkeys(("topics", "headers", "payloads"), ["{}"] * 500),
     **dict.fromkeys(("partitions", "offsets", "sequences", "places"), SOME),
+}
+
+# Nothing is narrowed: the most that may be read.
+CHOSEN: dict[str, object] = dict.fromkeys(("event_ids", "keys", "error", "since", "until"))
+AUTHOR: dict[str, object] = {"operator": "root@host", "selection": "--all"}
+PARKED_KEYS: dict[str, object] = {
+    "buckets": [number % 64 for number in SOME],
+    "keys": [f"key {number}" for number in SOME],
+    "first_ids": SOME,
+}
+REDRIVEN: dict[str, object] = {
+    "aggregate_ids": [TICKET] * 500,
+    "event_ids": [UUID(int=number) for number in SOME],
+    "buckets": [number % 64 for number in SOME],
+    "receivers": ["log"] * 500,
+    "event_types": ["ticket.created"] * 500,
+    **dict.fromkeys(("topics", "headers", "payloads", "errors"), ["{}"] * 500),
+    **dict.fromkeys(("numbers", "dead_ids", "letters", "partitions", "offsets"), SOME),
+    "sequences": SOME,
+    **dict.fromkeys(("created_ats", "first_failed_ats"), [NOW] * 500),
 }
 
 
@@ -118,14 +143,26 @@ SAMPLES: dict[str, Parameters] = {
     "QueueStore.COUNT_UNREAD": BUCKETS,
     "MendingStore.BUCKETS": {"most": 10_001},
     "MendingStore.TOTALS": {},
-    "MendingStore.PARKED": {"limit": 100},
-    "MendingStore.DEAD": {"limit": 100},
-    "MendingStore.RETRY": {"bucket": 3, "key": "k"},
-    "MendingStore.RETRY_ALL": {},
-    "MendingStore.SKIP": {"bucket": 3, "key": "k", "reason": "skipped"},
-    "MendingStore.FIND_DEAD": {"event_id": EVENT},
-    "MendingStore.ALL_DEAD": {"after": 50_000, "limit": 100},
-    "MendingStore.REDRIVE": {"ids": SOME},
+    "MendingStore.PARKED": CHOSEN | {"limit": 100},
+    "MendingStore.COUNT_PARKED": CHOSEN,
+    "MendingStore.PARKED_AFTER": CHOSEN | {"after_bucket": 3, "after_key": "k", "limit": 500},
+    "MendingStore.DEAD": CHOSEN | {"limit": 100},
+    "MendingStore.COUNT_DEAD": CHOSEN,
+    "MendingStore.DEAD_AFTER": CHOSEN | {"after": 50_000, "ceiling": 90_000, "limit": 500},
+    "MendingStore.HISTORY": CHOSEN | {"limit": 100},
+    "ParkedStore.RETRY": AUTHOR | PARKED_KEYS,
+    "ParkedStore.SKIP": AUTHOR | PARKED_KEYS | {"reason": "skipped"},
+    "RedriveStore.LOCK": {"lock": 1},
+    "RedriveStore.REDRIVE": AUTHOR | REDRIVEN,
+    "RedriveStore.JUDGE": {
+        "numbers": SOME,
+        "event_ids": [UUID(int=number) for number in SOME],
+        "keys": ["k"] * 500,
+        "buckets": [number % 64 for number in SOME],
+        "first_failed_ats": [NOW] * 500,
+    },
+    "TrimStore.TRIM_DEAD": {"age_seconds": 3600.0, "rows": 1000},
+    "TrimStore.TRIM_HISTORY": {"age_seconds": 3600.0, "rows": 1000},
     "notifyd.store.INGEST": INGESTED,
     "notifyd.store.TRIM_INBOX": {"age_seconds": 3600.0, "rows": 500},
     "notifyd.store.TRIM_DONE": {"age_seconds": 3600.0, "rows": 500},
@@ -190,6 +227,11 @@ INSERT INTO inbox SELECT lpad(to_hex(n), 32, '0')::uuid, 'tickets.events', 0, n,
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO idempotency_key SELECT lpad(to_hex(n), 32, '0')::uuid, lpad(to_hex(n), 32, '0')::uuid,
     {TICKET_ID}::uuid, NULL, now() - n * interval '1 second'
+FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO mending_history
+    (queue, act, operator, selection, event_id, key, error, first_failed_at, outcome)
+SELECT (ARRAY['outbox', 'delivery'])[1 + n % 2], 'redrive', 'root@host', '--all',
+    lpad(to_hex(n), 32, '0')::uuid, 'key ' || n, 'refused', now(), 'queued again'
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO delivery_done SELECT event_id, 'webhook', {TICKET_ID}::uuid, 1, received_at
 FROM inbox, LATERAL (SELECT "offset" AS n) AS number;

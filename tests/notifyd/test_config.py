@@ -32,7 +32,7 @@ def test_database_url_is_all_that_must_be_set() -> None:
     assert str(config.metrics_address) == "127.0.0.1:9091"
     assert config.kafka.topic == "tickets.events"
     assert config.kafka.group_id == "notifyd"
-    assert config.inbox_retention_seconds == 14 * 86_400
+    assert config.retention.inbox_seconds == 14 * 86_400
     assert refused({}).startswith("DATABASE_URL is not set")
 
 

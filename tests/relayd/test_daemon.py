@@ -312,7 +312,7 @@ def test_parked_key_is_sent_at_once_after_it_is_retried_by_hand(
     start_daemon("relayd", environment | hour).wait_ready()
     wait_until(lambda: count(connection, "outbox_parked"), 10, "parked key")
     connection.execute("UPDATE outbox SET payload = '{}' WHERE id = %s", (row_id,))
-    assert run_relayd(environment, "retry", str(sick)).stdout == f"due now: {sick}\n"
+    assert run_relayd(environment, "retry", str(sick)).stdout == "due now: 1 of 1 parked keys\n"
     [message] = consume(environment["KAFKA_BROKERS"], environment["KAFKA_TOPIC"], 1)
     assert orjson.loads(message.value() or b"")["payload"] == {}
     wait_until(lambda: not count(connection, "outbox_parked"), 10, "freed key")

@@ -7,7 +7,7 @@ import sys
 import psycopg
 import pytest
 
-from servicedesk.queue.mending import mend
+from servicedesk.mending.command import mend
 from servicedesk.queue.tables import OUTBOX
 from tests.servicedesk.queue.harness import insert, tickets
 from tests.support.processes import PROJECT
