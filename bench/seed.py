@@ -73,7 +73,7 @@ def make_database(server: Postgres, name: str) -> str:
 
 # TRUNCATE takes ACCESS EXCLUSIVE; nobody is under load at that moment.
 RESTORE = (
-    "TRUNCATE tickets, outbox, idempotency_key",
+    "TRUNCATE tickets, outbox, idempotency_key, attachments",
     "INSERT INTO tickets SELECT * FROM bench_seed ORDER BY id",
     "VACUUM (ANALYZE) tickets",
     "VACUUM (ANALYZE) outbox",

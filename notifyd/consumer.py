@@ -125,6 +125,9 @@ class TopicConsumer:
                 "queued.max.messages.kbytes": 16 * 1024,
                 # A topic that appears later, or grows, is found within this time.
                 "topic.metadata.refresh.interval.ms": 5000,
+                # A connection that has fallen silent is given up as soon as the group would give
+                # this member up; librdkafka by itself waits for a minute.
+                "socket.timeout.ms": max(settings.session_ms, settings.fetch_wait_ms + 1000),
                 "reconnect.backoff.max.ms": 2000,
                 "error_cb": self._on_error,
                 "on_commit": self._partitions.on_commit,

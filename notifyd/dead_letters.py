@@ -25,6 +25,7 @@ VALUE_OMITTED = b"too large; read it at its original topic, partition and offset
 # librdkafka gives a message up after the first, and has answered by the first and the second.
 DELIVERY_SECONDS = 5.0
 ANSWER_SECONDS = 3.0
+LEAST_SOCKET_MS = 2_000
 
 
 class DeadLetterProducer:
@@ -44,6 +45,8 @@ class DeadLetterProducer:
                 "client.id": f"{settings.client_id}-dlq",
                 "acks": "all",
                 "message.timeout.ms": round(delivery_seconds * 1000),
+                # Nor may a connection that has fallen silent be waited for any longer.
+                "socket.timeout.ms": max(LEAST_SOCKET_MS, round(delivery_seconds * 1000)),
                 "partitioner": "murmur2_random",
             },
             logger=logging.getLogger("kafka"),

@@ -1,6 +1,7 @@
 """The second stage's far side: a queued delivery goes to the channel of its receiver."""
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from notifyd.channels.channel import Channel, failure_text
@@ -31,14 +32,18 @@ class ChannelTarget:
         longest = max((each.timeout_seconds for each in self._channels.values()), default=0.0)
         return CUT_OFF * longest
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
-        task = asyncio.get_running_loop().create_task(self._settled(row, settle))
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
+        task = asyncio.get_running_loop().create_task(self._settled(row, settle, begun_at))
         # The loop holds tasks weakly; without this one could vanish half-way.
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _settled(self, row: QueuedRow, settle: Settle) -> None:
-        settle(row, await self._outcome(row))
+    async def _settled(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
+        if time.time() - begun_at < self.send_seconds:
+            settle(row, await self._outcome(row))
+        else:
+            # Stopped in between, for longer than the lease lasts: the row is somebody else's.
+            settle(row, Unreachable(error=failure_text("TimeoutError", "held up before the send")))
 
     async def _outcome(self, row: QueuedRow) -> Outcome:
         channel = self._channels.get(row.receiver)

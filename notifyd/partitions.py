@@ -18,6 +18,7 @@ from notifyd.metrics import IngestMetrics
 from notifyd.record import Record
 from servicedesk.logs import Log
 
+TOPIC_GONE = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID}
 # A broker answers within milliseconds; the consumer's thread waits no longer for a metric.
 ANSWER_SECONDS = 0.5
 
@@ -39,10 +40,10 @@ class Partitions:
         self._commit_error: str | None = None
 
     def taken_in(self, records: Iterable[Record]) -> None:
-        """The records are in the database, or dead letters, for good."""
+        """The records are in the database, or dead letters, for good. They come in order of their
+        offsets; where these go back, the topic has been made anew, and counts from the start."""
         for record in records:
-            known = self._next.get(record.partition, 0)
-            self._next[record.partition] = max(known, record.offset + 1)
+            self._next[record.partition] = record.offset + 1
 
     @property
     def is_committed(self) -> bool:
@@ -146,6 +147,9 @@ class Partitions:
         failed = [each for each in partitions if error or each.error]
         for each in failed:
             self._sent.pop(each.partition, None)
+            if each.error is not None and each.error.code() in TOPIC_GONE:
+                # Not to be committed to a topic that is made anew: it would pass over its records.
+                self._next.pop(each.partition, None)
         if failed:
             self._note(error or failed[0].error)
         elif self._commit_error is not None:

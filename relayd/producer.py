@@ -21,10 +21,11 @@ from relayd.verdict import kafka_text
 # thread would have to win the interpreter's lock once a report, and was slower when it was tried.
 POLL_SECONDS = 0.001
 IDLE_POLL_SECONDS = 0.25
-# Small against what a topic accepts: where the broker refuses a batch for its size, rows that are
-# fine are refused with the one that is not.
+# Small against what a topic accepts: a broker that refuses a batch refuses all rows in it, and each
+# has to be sent again alone.
 BATCH_BYTES = 131_072
 QUEUE_KIBIBYTES = 262_144
+LEAST_SOCKET_MS = 2_000
 CLOSE_SECONDS = 1.0
 
 # Any: lists are invariant, and the driver's stubs want str | bytes | None.
@@ -45,6 +46,7 @@ class ProducerSettings:
     delivery_seconds: float
     linger_seconds: float
     queue_messages: int
+    batch_messages: int = 10_000
 
     def librdkafka(self) -> dict[str, str | int | float | bool]:
         """Source: librdkafka, CONFIGURATION.md."""
@@ -59,8 +61,11 @@ class ProducerSettings:
             "delivery.timeout.ms": delivery_ms,
             # The broker must not hold a request longer than anybody waits for its answer.
             "request.timeout.ms": delivery_ms,
+            # Nor may a connection that has fallen silent hold up metadata or the producer's id.
+            "socket.timeout.ms": max(LEAST_SOCKET_MS, delivery_ms),
             "linger.ms": self.linger_seconds * 1000,
             "batch.size": BATCH_BYTES,
+            "batch.num.messages": self.batch_messages,
             "message.max.bytes": self.message_max_bytes,
             "queue.buffering.max.messages": self.queue_messages,
             "queue.buffering.max.kbytes": max(
@@ -97,9 +102,17 @@ class IdempotentProducer:
         self._timer = self._loop.call_later(IDLE_POLL_SECONDS, self._poll)
 
     def produce(
-        self, topic: str, value: bytes, key: bytes, headers: Headers, report: Report
+        self,
+        topic: str,
+        value: bytes,
+        key: bytes,
+        headers: Headers,
+        report: Report,
+        *,
+        timestamp: float,
     ) -> None:
-        """Queue a message; `report` gets None when it is acknowledged, or the error.
+        """Queue a message; `report` gets None when it is acknowledged, or the error. `timestamp` is
+        the record's, in seconds since the epoch.
 
         Raises BufferError when the queue is full, and KafkaException when librdkafka refuses the
         message; `report` is then not called.
@@ -107,7 +120,12 @@ class IdempotentProducer:
         number = self._sent
         try:
             self._producer.produce(
-                topic, value, key, headers=headers, on_delivery=partial(self._on_delivery, number)
+                topic,
+                value,
+                key,
+                headers=headers,
+                on_delivery=partial(self._on_delivery, number),
+                timestamp=int(timestamp * 1000),
             )
         except KafkaException as error:
             self._note_failure(error.args[0])

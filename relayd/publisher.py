@@ -5,9 +5,10 @@ row itself.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -18,7 +19,7 @@ from relayd.background import on_thread
 from relayd.config import WAITING_SHARE
 from relayd.dead_letter import VALUE_OMITTED, dead_letter_headers
 from relayd.notices import Notices
-from relayd.producer import Headers, IdempotentProducer, ProducerSettings
+from relayd.producer import Headers, IdempotentProducer, ProducerSettings, Report
 from relayd.verdict import kafka_text, verdict
 from servicedesk.backoff import Backoff
 from servicedesk.event import Event, envelope, kafka_headers
@@ -28,24 +29,34 @@ from servicedesk.queue.target import BuryError, Settle
 # A producer that fails for good right after it was made must not be made again in a tight loop.
 REMAKE = Backoff(base_seconds=1.0, cap_seconds=30.0)
 FULL_QUEUE_SECONDS = 0.005
+# What of the delivery time-out is kept for sending a row again alone.
+ALONE_SHARE = 0.5
 
 ACKNOWLEDGED = Acknowledged()
+QUEUE_FULL = "_QUEUE_FULL: the producer does not drain"
 NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Waiting:
-    """A row that found the producer's queue full. `until` is a time of the loop's clock."""
+# Not frozen: one is made for every row, and freezing would double its cost.
+@dataclass(slots=True)
+class Sent:
+    """A row on its way, encoded. `begun_at` is a time of the loop's clock; `timestamp`, in seconds
+    since the epoch, is the record's, by which the topic refuses what comes too late
+    (relayd/topics.py)."""
 
     row: QueuedRow
     settle: Settle
     value: bytes
     headers: Headers
-    until: float
+    begun_at: float
+    timestamp: float
 
 
 class Publisher:
     """Implements servicedesk.queue.target.Target on a topic and its dead letter topic.
+
+    A broker refuses whole batches, for their size or for one record in them. So only a row that was
+    refused alone is Rejected: one that was refused in a batch is sent again by itself.
 
     `prepare` is run on a thread before anything is sent, until it returns an empty text once; what
     it returns otherwise says why Kafka is not ready.
@@ -72,10 +83,14 @@ class Publisher:
         self._probe_seconds = probe_seconds
         self._loop = asyncio.get_running_loop()
         self._unprepared = "Kafka has not answered since the start"
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[Sent] = deque()
         self._failures = 0
         self._remake_at = 0.0
         self._producer: IdempotentProducer | None = IdempotentProducer(settings, notices)
+        # Made when it is needed, which is seldom.
+        self._single: IdempotentProducer | None = None
+        # Ids of rows to be sent alone the next time.
+        self._suspects: set[int] = set()
 
     async def prepare(self) -> bool:
         """Run what has to come before the first send, unless it is done; False: try again."""
@@ -88,16 +103,17 @@ class Publisher:
         """Why nothing can be sent yet; empty once it can. Callable from any thread."""
         return self._unprepared
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         try:
             value, headers = _record(row)
         except Exception as error:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
             return
+        sent = Sent(row, settle, value, headers, self._loop.time(), begun_at)
         # Behind rows that wait already, so that none of them waits for ever.
-        if self._waiting or not self._send(row, settle, value, headers):
-            self._wait(row, settle, value, headers)
+        if self._waiting or not self._send(sent):
+            self._wait(sent)
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
@@ -132,31 +148,80 @@ class Publisher:
         """Settle what is still under way as Unreachable, and end the producer. Blocks for up to a
         second."""
         self._expire(float("inf"))
-        if self._producer is not None:
-            self._producer.close()
-            self._producer = None
+        for producer in (self._producer, self._single):
+            if producer is not None:
+                producer.close()
+        self._producer = self._single = None
 
-    def _send(self, row: QueuedRow, settle: Settle, value: bytes, headers: Headers) -> bool:
+    def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
         producer = self._usable_producer()
         if producer is None or self._unprepared:
-            settle(row, Unreachable(error=self._unprepared or NOT_REMADE))
+            sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
-        report = partial(self._report, row, settle)
+        if sent.row.id in self._suspects:
+            self._suspects.remove(sent.row.id)
+            self._send_alone(sent)
+            return True
         try:
-            producer.produce(self._topic, value, row.key.encode(), headers, report)
+            self._produce(producer, sent, partial(self._report_shared, sent))
         except BufferError:
             return False
-        except KafkaException as refusal:
-            self._report(row, settle, refusal.args[0])
         return True
 
-    def _report(self, row: QueuedRow, settle: Settle, error: KafkaError | None) -> None:
+    def _produce(self, producer: IdempotentProducer, sent: Sent, report: Report) -> None:
+        """Raises BufferError. What librdkafka refuses at once is about the row by itself."""
+        try:
+            producer.produce(
+                self._topic,
+                sent.value,
+                sent.row.key.encode(),
+                sent.headers,
+                report,
+                timestamp=sent.timestamp,
+            )
+        except KafkaException as refusal:
+            self._report(sent, refusal.args[0])
+
+    def _report_shared(self, sent: Sent, error: KafkaError | None) -> None:
+        if error is None or not isinstance(verdict(error), Rejected):
+            self._report(sent, error)
+            return
+        self._notices.say("warning", "batch_refused", error.name(), error=kafka_text(error))
+        age = self._loop.time() - sent.begun_at
+        if age <= self._settings.delivery_seconds * (1 - ALONE_SHARE):
+            self._send_alone(sent)
+        else:
+            # Too late to be settled in time a second time; the next time begins with it.
+            self._suspects.add(sent.row.id)
+            sent.settle(sent.row, Unreachable(error=f"refused in a batch: {kafka_text(error)}"))
+
+    def _send_alone(self, sent: Sent) -> None:
+        try:
+            self._produce(self._single_producer(), sent, partial(self._report, sent))
+        except BufferError:
+            sent.settle(sent.row, Unreachable(error=QUEUE_FULL))
+
+    def _report(self, sent: Sent, error: KafkaError | None) -> None:
         if error is None:
             self._failures = 0
-            settle(row, ACKNOWLEDGED)
+            sent.settle(sent.row, ACKNOWLEDGED)
         else:
-            settle(row, verdict(error))
+            sent.settle(sent.row, verdict(error))
+
+    def _single_producer(self) -> IdempotentProducer:
+        """Sends every message in a batch of its own."""
+        if self._single is None or self._single.failure is not None:
+            if self._single is not None:
+                self._single.retire()
+            settings = replace(
+                self._settings,
+                batch_messages=1,
+                linger_seconds=0.0,
+                delivery_seconds=self._settings.delivery_seconds * ALONE_SHARE,
+            )
+            self._single = IdempotentProducer(settings, self._notices)
+        return self._single
 
     def _usable_producer(self) -> IdempotentProducer | None:
         """The producer; a new one in place of one that failed for good, in time; or None."""
@@ -175,27 +240,24 @@ class Publisher:
         self._producer = IdempotentProducer(self._settings, self._notices)
         return self._producer
 
-    def _wait(self, row: QueuedRow, settle: Settle, value: bytes, headers: Headers) -> None:
+    def _wait(self, sent: Sent) -> None:
         if not self._waiting:
             self._loop.call_later(FULL_QUEUE_SECONDS, self._send_waiting)
-        until = self._loop.time() + self._settings.delivery_seconds * WAITING_SHARE
-        self._waiting.append(
-            Waiting(row=row, settle=settle, value=value, headers=headers, until=until)
-        )
+        self._waiting.append(sent)
 
     def _send_waiting(self) -> None:
         self._expire(self._loop.time())
         while self._waiting:
-            first = self._waiting[0]
-            if not self._send(first.row, first.settle, first.value, first.headers):
+            if not self._send(self._waiting[0]):
                 self._loop.call_later(FULL_QUEUE_SECONDS, self._send_waiting)
                 return
             self._waiting.popleft()
 
     def _expire(self, now: float) -> None:
-        while self._waiting and self._waiting[0].until <= now:
+        longest = self._settings.delivery_seconds * WAITING_SHARE
+        while self._waiting and self._waiting[0].begun_at + longest <= now:
             late = self._waiting.popleft()
-            late.settle(late.row, Unreachable(error="_QUEUE_FULL: the producer does not drain"))
+            late.settle(late.row, Unreachable(error=QUEUE_FULL))
 
     async def _publish_dead(
         self, row: QueuedRow, value: bytes, headers: Headers
@@ -211,7 +273,9 @@ class Publisher:
                 acknowledged.set_result(error)
 
         try:
-            producer.produce(self._dlq_topic, value, row.key.encode(), headers, report)
+            producer.produce(
+                self._dlq_topic, value, row.key.encode(), headers, report, timestamp=time.time()
+            )
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:

@@ -162,7 +162,9 @@ class Relay:
         topics = Topics(
             brokers=config.kafka_brokers,
             client_id=config.kafka_client_id,
-            names=(config.kafka_topic, config.kafka_dlq_topic),
+            topic=config.kafka_topic,
+            dlq_topic=config.kafka_dlq_topic,
+            fence_seconds=config.send_seconds,
             partitions=config.topic_partitions,
             replication=config.topic_replication,
         )
@@ -235,4 +237,5 @@ def drain_settings(config: Config) -> DrainSettings:
         lane_in_flight=config.max_in_flight,
         poll_min_seconds=config.poll_min_seconds,
         poll_max_seconds=config.poll_max_seconds,
+        far_side_has_parts=True,
     )

@@ -26,7 +26,6 @@ REJECTED: Mapping[str, str] = {
     # The neighbour of an INVALID_RECORD in one batch. It is sound, but only a later attempt can
     # send it, and parking its key for one short wait is the way to get one.
     "_INVALID_DIFFERENT_RECORD": "shared its batch with an invalid record",
-    "INVALID_TIMESTAMP": "its time is outside what the topic accepts",
     "POLICY_VIOLATION": "a policy of the cluster refused the record",
     "_BAD_MSG": "librdkafka could not encode it",
     "_INVALID_ARG": "librdkafka refused the arguments of this message",
@@ -42,6 +41,8 @@ UNREACHABLE: Mapping[str, str] = {
     "UNKNOWN_LEADER_EPOCH": "the broker lags behind the metadata",
     "BROKER_NOT_AVAILABLE": "the broker is starting or stopping",
     "REPLICA_NOT_AVAILABLE": "the replica is starting or stopping",
+    # Its time is when it was sent, so another row would be refused as well (relayd/topics.py).
+    "INVALID_TIMESTAMP": "held up for too long, or the clocks of broker and relayd disagree",
     "NETWORK_EXCEPTION": "the broker lost the connection",
     "NOT_ENOUGH_REPLICAS": "fewer in-sync replicas than min.insync.replicas",
     "NOT_ENOUGH_REPLICAS_AFTER_APPEND": "as above; the record may be there: a repeat",
@@ -96,6 +97,10 @@ def verdict(error: KafkaError) -> Rejected | Unreachable:
     """
     name = error.name()
     bad = name in REJECTED or (error.code() > 0 and name not in UNREACHABLE)
+    text = kafka_text(error)
     if bad and not error.fatal():
-        return Rejected(error=kafka_text(error))
-    return Unreachable(error=kafka_text(error))
+        return Rejected(error=text)
+    if name == "INVALID_TIMESTAMP":
+        # What an operator may have to mend, and would not guess.
+        text += "; it was held up, or the clocks of relayd and the broker disagree"
+    return Unreachable(error=text)

@@ -20,6 +20,8 @@ from servicedesk.environment import Address
 
 # The port outlives what it is wired to, so it reports its own defects the way a library does.
 LIBRARY_LOG = logging.getLogger(__name__)
+# So begins the reason of a dependency that is away and without which the daemon still does its job.
+DEGRADED = "degraded: "
 METRICS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -28,7 +30,7 @@ class Probes:
     """What the admin port asks. All three are called from the port's threads and return at once.
 
     `readiness` maps each dependency to "ok" or to a short reason; the daemon is ready when all of
-    them are "ok". `alive` is False only when a restart would help.
+    them are "ok" or DEGRADED. `alive` is False only when a restart would help.
     """
 
     readiness: Callable[[], Mapping[str, str]]
@@ -37,8 +39,8 @@ class Probes:
 
 
 def readiness_answer(checks: Mapping[str, str]) -> tuple[int, bytes]:
-    """Status and JSON body of /readyz: 200 when every check is "ok", otherwise 503."""
-    ready = all(reason == "ok" for reason in checks.values())
+    """Status and JSON body of /readyz: 200 when every check is "ok" or DEGRADED, otherwise 503."""
+    ready = all(reason == "ok" or reason.startswith(DEGRADED) for reason in checks.values())
     body = {"status": "ready" if ready else "not_ready", "checks": dict(checks)}
     return (200 if ready else 503), orjson.dumps(body)
 

@@ -19,11 +19,13 @@ from deploy.local.apache import ApacheKafka, kafka_jars, nodes_of
 from deploy.local.kafka import Kafka
 from deploy.local.ports import free_port
 from deploy.local.postgres import FLEETING, Postgres, place, spare_directory
+from deploy.local.s3 import S3
 from deploy.local.valkey import Valkey
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
 from tests.faults.scenario import Scenario
 from tests.support.processes import Daemon
+from tests.support.storage import Storage, new_s3
 
 TEMPLATE = "migrated"
 
@@ -157,8 +159,10 @@ def kafka_brokers(shared_kafka: Kafka) -> str:
 @pytest.fixture(scope="session")
 def create_cluster(servers_directory: Path) -> Iterator[CreateCluster]:
     """Makes a cluster of Apache Kafka, started and ready, with as many `brokers` as asked for and
-    with the arguments of ApacheKafka. A test may `kill` it itself; what runs at the end of the
-    session is killed. Skipped where Java or Maven is missing, which CI counts as a failure."""
+    with the arguments of ApacheKafka. `ports` are where they listen, free ones unless given;
+    clients are told `advertised` instead where something stands in between. A test may `kill` it
+    itself; what runs at the end of the session is killed. Skipped where Java or Maven is missing,
+    which CI counts as a failure."""
     jars = kafka_jars(os.environ)
     if missing := jars.missing():
         if os.environ.get("CI"):
@@ -167,16 +171,22 @@ def create_cluster(servers_directory: Path) -> Iterator[CreateCluster]:
     jars.fetch(print)
     clusters: list[ApacheKafka] = []
 
-    def create(brokers: int = 1, *, advertised: Sequence[int] = (), **more: Any) -> ApacheKafka:
-        taken: list[int] = []
-        for _ in range(2 * brokers):
+    def create(
+        brokers: int = 1,
+        *,
+        ports: Sequence[int] = (),
+        advertised: Sequence[int] = (),
+        **more: Any,
+    ) -> ApacheKafka:
+        taken = list(ports)
+        while len(taken) < 2 * brokers:
             taken.append(free_port(taken))
-        ports = list(zip(taken[::2], taken[1::2], strict=True))
+        pairs = list(zip(taken[:brokers], taken[brokers:], strict=True))
         directory = Path(tempfile.mkdtemp(prefix="kafka-", dir=servers_directory))
         cluster = ApacheKafka(
             jars=jars,
             directory=directory,
-            nodes=nodes_of(ports, advertised),
+            nodes=nodes_of(pairs, advertised),
             logs=directory,
             **more,
         )
@@ -208,6 +218,34 @@ def valkey_url(servers_directory: Path) -> Iterator[str]:
     server.start()
     server.wait_ready()
     yield server.url()
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def shared_s3(servers_directory: Path) -> Iterator[S3]:
+    """The S3 server of the session. A test that takes it away takes `own_storage`."""
+    server = new_s3(servers_directory / "s3")
+    server.start()
+    server.wait_ready()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def storage(shared_s3: S3, unique_name: str) -> Iterator[Storage]:
+    """A bucket of the test's own."""
+    bucket = Storage(shared_s3, unique_name).create()
+    yield bucket
+    bucket.remove()
+
+
+@pytest.fixture
+def own_storage(servers_directory: Path, unique_name: str) -> Iterator[Storage]:
+    """A server with a bucket for one test, to be stopped, frozen and started again."""
+    server = new_s3(Path(tempfile.mkdtemp(dir=servers_directory)))
+    server.start()
+    server.wait_ready()
+    yield Storage(server, unique_name).create()
     server.stop()
 
 

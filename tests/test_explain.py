@@ -121,6 +121,17 @@ SAMPLES: dict[str, Parameters] = {
     "ticketd.installation.INSTALLATION": (),
     "ticketd.keyed.FIND_KEPT": ([UUID(int=number) for number in range(100)],),
     "KeyExpiry.EXPIRE": {"age_seconds": 86_400.0, "rows": 1000},
+    "ticketd.attachments.statements.ADD": (
+        *(EVENT, TICKET, "name", "text/plain", 5, b"0" * 32, NOW),
+        *(20, 60_000),
+    ),
+    "ticketd.attachments.statements.FIND": (EVENT, TICKET),
+    "ticketd.attachments.statements.LIST": (TICKET,),
+    "ticketd.attachments.statements.COMPLETE": (EVENT, TICKET, 2, NOW, *OUTBOX_COLUMNS, NOW),
+    "ticketd.attachments.statements.REMOVE": (EVENT, TICKET, 2, NOW, *OUTBOX_COLUMNS),
+    "ticketd.attachments.statements.GIVE_UP": (EVENT,),
+    "ticketd.attachments.statements.TAKE_DUE": (100, 30_000),
+    "ticketd.attachments.statements.FORGET": ([UUID(int=number) for number in range(100)],),
     "LeaseStore.COUNT_BUCKETS": {},
     "LeaseStore.COUNT_WORKERS": {},
     "LeaseStore.RENEW": {"owner": "me", "lease": 10.0},
@@ -206,6 +217,11 @@ INSERT INTO tickets SELECT {TICKET_ID}::uuid, 'title ' || n, repeat('text ', 20)
     CASE WHEN n % 97 = 0 THEN 'urgent' ELSE 'normal' END, 'person ' || n % 900,
     CASE WHEN n % 3 = 0 THEN NULL ELSE 'person ' || n % 401 END, 1,
     now() - n * interval '1 second', now(), NULL
+FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO attachments SELECT lpad(to_hex(n), 32, '0')::uuid, {TICKET_ID}::uuid, 1,
+    CASE WHEN n % 83 = 0 THEN 'pending' ELSE 'ready' END, 'name', 'text/plain', 5,
+    decode(repeat('00', 32), 'hex'), now(), now(), now(),
+    CASE WHEN n % 83 = 0 THEN now() END
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, headers, payload)
 SELECT n % 64, {EVENT_ROW.removeprefix("n, ")}, repeat('text ', 20)

@@ -10,43 +10,39 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
-from ticketd.cache import CachingStore, TicketCache
+from ticketd.attachments.disabled import DisabledAttachments
 from ticketd.config import Config
 from ticketd.cursor import Cursors
-from ticketd.expiry import KeyExpiry
-from ticketd.gate import Gate
 from ticketd.handlers import TicketHandlers
 from ticketd.identifiers import IdentifierSource
-from ticketd.installation import read_installation
-from ticketd.lanes import LaneSettings
-from ticketd.lifetime import Background, Heartbeat, Lifetime
+from ticketd.lifetime import Heartbeat, Lifetime
 from ticketd.listener import HttpServer
-from ticketd.memory import MemoryTicketStore
 from ticketd.metrics import Metrics
 from ticketd.middleware import Pipeline
 from ticketd.operations import OperationHandlers
-from ticketd.quotas import LocalBuckets, Quotas
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
-from ticketd.redis_link import LinkSettings, RedisLink
-from ticketd.redis_wire import RedisAddress
-from ticketd.replays import ReplayingStore, Replays
 from ticketd.router import Handler, Route, Router
-from ticketd.store import PostgresTicketStore, TicketStore, Work
+from ticketd.store import TicketStore, Work
+from ticketd.store_app import build_quotas, build_redis_link, build_store, lane_settings
 from ticketd.tokens import READ, WRITE, TokenFile
-from ticketd.wakeup import OutboxSignal
-from ticketd.wire import Connection
 
+if TYPE_CHECKING:
+    from ticketd.attachments.app import Attachments
+
+# How long a stop hears out clients that are in the midst of their work, and the part of
+# SHUTDOWN_TIMEOUT that it may take.
+QUIET_SECONDS = 1.0
+QUIET_SHARE = 0.25
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 
 
@@ -63,23 +59,45 @@ def create_app() -> Application:
 def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
     """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
-    link = _redis_link(config, metrics, log, in_tasks=in_tasks)
-    store, background = _store(config, metrics, link, log, in_tasks=in_tasks)
-    readiness = Readiness(store, lambda state: metrics.database_state.set(int(state)), log)
+    random_bytes = RandomBlocks(os.urandom).take
+    link = build_redis_link(config, metrics, log, in_tasks=in_tasks)
+    store, background = build_store(config, metrics, link, log, in_tasks=in_tasks)
+    identifiers = IdentifierSource(time.time_ns, random_bytes)
+    attachments = _attachments(config, store, identifiers, metrics, log, in_tasks=in_tasks)
+    readiness = Readiness(
+        store,
+        lambda state: metrics.database_state.set(int(state)),
+        log,
+        attachments.checks if attachments else dict,
+    )
     access_log = AccessLog(log.write_raw) if config.access_log else None
     tokens = config.tokens_file and TokenFile(config.tokens_file, time.monotonic, log)
     heartbeat = _heartbeat(metrics, log)
-    random_bytes = RandomBlocks(os.urandom).take
     lifetime = Lifetime(
         store=store,
         readiness=readiness,
-        background=[readiness.watch, metrics.keep_flushed, heartbeat.beat, *background],
+        background=[
+            readiness.watch,
+            metrics.keep_flushed,
+            heartbeat.beat,
+            *background,
+            *(attachments.background if attachments else ()),
+        ],
         flush=[metrics.flush, *([access_log.flush] if access_log else [])],
         end=_end_this_process,
         log=log,
     )
     pipeline = Pipeline(
-        router=Router(_routes(config, store, readiness, metrics, random_bytes)),
+        router=Router(
+            _routes(
+                config,
+                store,
+                attachments=attachments,
+                readiness=readiness,
+                metrics=metrics,
+                identifiers=identifiers,
+            )
+        ),
         authenticate=tokens.caller if tokens else None,
         readiness=readiness,
         has_room=store.has_room,
@@ -91,7 +109,7 @@ def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
         wall_clock=time.time,
         random_bytes=random_bytes,
         random=random.random,
-        quotas=_quotas(config, link),
+        quotas=build_quotas(config, link),
     )
     return Application(pipeline, lifetime, lambda error: log.error("start_failed", error=error))
 
@@ -102,6 +120,7 @@ def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
         pipeline,
         header_seconds=config.header_seconds,
         idle_seconds=config.idle_seconds,
+        quiet_seconds=min(QUIET_SECONDS, config.shutdown_seconds * QUIET_SHARE),
         connection_limit=config.connection_limit,
         wall_clock=time.time,
         format_date=partial(formatdate, usegmt=True),
@@ -117,76 +136,30 @@ def collect_less_often() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _store(
-    config: Config, metrics: Metrics, link: RedisLink | None, log: Log, *, in_tasks: bool
-) -> tuple[TicketStore, list[Background]]:
-    """The store, and what has to run beside it."""
-    if config.database_url is None:
-        log.warning("memory_store", reason="no DATABASE_URL: no outbox, and tickets vanish")
-        return MemoryTicketStore(time.monotonic, config.key_seconds), []
-    signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
-    store = PostgresTicketStore(
-        lanes=LaneSettings(
-            connect=_connect(config.database_url, "ticketd lane"),
-            in_tasks=in_tasks,
-            now=time.monotonic,
-            lanes=config.lanes,
-            most=config.batch_limit,
-            queue_limit=config.queue_limit,
-            retry_seconds=config.retry_seconds,
-        ),
-        list_lanes=config.list_lanes,
-        signal=signal_relayd.touch,
-        observe=metrics.batches,
-        count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
-    )
-    expiry = KeyExpiry(_connect(config.database_url, "ticketd expiry"), config.key_seconds, log)
-    background: list[Background] = [store.run, signal_relayd.run, expiry.run]
-    if link is None:
-        return store, background
-    replaying = ReplayingStore(store, Replays(link), metrics.replays.inc)
-    background.append(link.run)
-    if config.cache_seconds is None:
-        return replaying, background
-    gate = Gate(
-        connect=_connect(config.database_url, "ticketd gate"),
-        my_server=link.server,
-        now=time.monotonic,
-        in_tasks=in_tasks,
+def _attachments(
+    config: Config,
+    store: TicketStore,
+    identifiers: IdentifierSource,
+    metrics: Metrics,
+    log: Log,
+    *,
+    in_tasks: bool,
+) -> "Attachments | None":
+    """None without an S3 store, and then nothing of what it needs is loaded."""
+    if config.attachments is None or config.database_url is None:
+        return None
+    from ticketd.attachments.app import build_attachments  # noqa: PLC0415
+
+    return build_attachments(
+        config.attachments,
+        lanes=lane_settings(config, config.database_url, in_tasks=in_tasks),
+        metrics=metrics,
+        identifiers=identifiers,
+        now=_utc_now,
+        note_change=store.note_change,
+        request_seconds=config.request_seconds,
         log=log,
     )
-    cache = TicketCache(
-        link,
-        gate,
-        seconds=config.cache_seconds,
-        wall_clock=time.time,
-        random_bytes=os.urandom,
-    )
-    return CachingStore(replaying, cache, gate, metrics.cache()), [*background, gate.run]
-
-
-def _quotas(config: Config, link: RedisLink | None) -> Quotas | None:
-    if config.quota is None:
-        return None
-    return Quotas(config.quota, LocalBuckets(config.quota, time.monotonic), link)
-
-
-def _redis_link(config: Config, metrics: Metrics, log: Log, *, in_tasks: bool) -> RedisLink | None:
-    if config.redis_url is None or config.database_url is None:
-        return None
-    connect_once = _connect(config.database_url, "ticketd start")
-    settings = LinkSettings(
-        address=RedisAddress.from_url(config.redis_url),
-        read_owner=partial(read_installation, connect_once),
-        exchange_seconds=config.redis_seconds,
-        in_tasks=in_tasks,
-        now=time.monotonic,
-    )
-    return RedisLink(settings, metrics.redis(), log)
-
-
-def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:
-    return partial(connect, url, application=application)
 
 
 def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:
@@ -203,17 +176,20 @@ def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:
 def _routes(
     config: Config,
     store: TicketStore,
+    *,
+    attachments: "Attachments | None",
     readiness: Readiness,
     metrics: Metrics,
-    random_bytes: Callable[[int], bytes],
+    identifiers: IdentifierSource,
 ) -> list[Route]:
     ticket = TicketHandlers(
         store=store,
-        identifiers=IdentifierSource(time.time_ns, random_bytes),
+        identifiers=identifiers,
         cursors=Cursors((config.cursor_secret or secrets.token_hex(32)).encode()),
-        now=lambda: datetime.now(UTC),
+        now=_utc_now,
         require_if_match=config.require_if_match,
     )
+    attachment = attachments.handlers if attachments else DisabledAttachments()
     operation = OperationHandlers(
         checks=readiness.checks,
         exposition=partial(metrics.exposition, config.metrics_directory),
@@ -225,6 +201,17 @@ def _routes(
         ("GET", "/tickets/{id}", ticket.read, READ, "read"),
         ("PATCH", "/tickets/{id}", ticket.update, WRITE, "change"),
         ("POST", "/tickets/{id}/close", ticket.close, WRITE, "change"),
+        ("POST", "/tickets/{id}/attachments", attachment.announce, WRITE, "change"),
+        ("GET", "/tickets/{id}/attachments", attachment.list, READ, "read"),
+        ("GET", "/tickets/{id}/attachments/{attachment_id}", attachment.download, READ, "read"),
+        ("DELETE", "/tickets/{id}/attachments/{attachment_id}", attachment.remove, WRITE, "change"),
+        (
+            "POST",
+            "/tickets/{id}/attachments/{attachment_id}/complete",
+            attachment.complete,
+            WRITE,
+            "change",
+        ),
         ("GET", "/healthz", operation.liveness, None, None),
         ("GET", "/readyz", operation.readiness, None, None),
         ("GET", "/metrics", operation.metrics, "", None),
@@ -243,6 +230,10 @@ def _routes(
         # RFC 9110, 9.3.2: HEAD is GET without the body, which the pipeline leaves out.
         for served in ((method, "HEAD") if method == "GET" else (method,))
     ]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
 
 
 def _end_this_process() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from ticketd.errors import BodyTooLargeError, MalformedBodyError
-from ticketd.messages import BODY_LIMIT_BYTES, Request, Response, client_of, combined
+from ticketd.messages import BODILESS, BODY_LIMIT_BYTES, Request, Response, client_of, combined
 from ticketd.middleware import Pipeline
 
 Message = MutableMapping[str, Any]
@@ -110,7 +110,7 @@ async def _send(request: Request, response: Response, send: Send) -> None:
     body = response.body
     headers = [*response.common.pairs, *response.own.pairs]
     headers.append((b"x-request-id", request.request_id.encode()))
-    if response.status != 304:
+    if response.status not in BODILESS:
         headers.append((b"content-length", b"%d" % len(body)))
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
     if request.method == "HEAD":

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
+from ticketd.attachments.settings import AttachmentSettings
 from ticketd.quotas import Quota
 
 DEVELOPMENT = "dev"
@@ -22,9 +23,9 @@ Auth = Literal["tokens", "none"]
 class Config:
     """Limits without another word are those of one worker.
 
-    `cache_seconds` is None without a cache. `tokens_file` is None when nobody has to show a token.
-    `database_url` is None for tickets in memory. `metrics_directory` is where workers share their
-    metrics, None for a lone process.
+    `cache_seconds` is None without a cache, `attachments` without an S3 store, `tokens_file` when
+    nobody has to show a token, `database_url` for tickets in memory. `metrics_directory` is where
+    workers share their metrics, None for a lone process.
     """
 
     environment: str
@@ -52,6 +53,7 @@ class Config:
     redis_seconds: float
     cache_seconds: float | None
     quota: Quota | None
+    attachments: AttachmentSettings | None
     metrics_directory: Path | None
 
     @classmethod
@@ -96,6 +98,7 @@ class Config:
             key_seconds=env.seconds(
                 "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
             ),
+            attachments=AttachmentSettings.from_environment(env, database_url),
             metrics_directory=None if directory is None else Path(directory),
         )
 
@@ -132,6 +135,12 @@ def _cache_seconds(env: Environment) -> float | None:
     seconds = env.seconds("TICKETD_CACHE_TTL", 30.0, minimum=0.1, maximum=3600.0)
     if is_on and not (env.optional("REDIS_URL") and env.optional("DATABASE_URL")):
         raise SettingError("TICKETD_CACHE", "is on; it needs REDIS_URL and DATABASE_URL")
+    if is_on and env.optional("S3_BUCKET"):
+        raise SettingError(
+            "TICKETD_CACHE",
+            "is on, and S3_BUCKET is set: attachments change tickets past the cache; "
+            "leave one of them out",
+        )
     return seconds if is_on else None
 
 

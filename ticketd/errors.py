@@ -78,6 +78,48 @@ class TicketNotFoundError(RequestError):
         super().__init__(f"There is no ticket {ticket_id}")
 
 
+class AttachmentNotFoundError(RequestError):
+    """The ticket has no such attachment, or not yet, or not any more."""
+
+    def __init__(self, attachment_id: UUID) -> None:
+        super().__init__(f"The ticket has no attachment {attachment_id}")
+
+
+class TooManyAttachmentsError(RequestError):
+    """The ticket has as many attachments as it may, those being uploaded included."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"A ticket may have {most} attachments; remove one first")
+
+
+class UploadMissingError(RequestError):
+    """Nothing has been uploaded that could be completed."""
+
+    def __init__(self) -> None:
+        super().__init__("Nothing has been uploaded yet; send the file to the upload's URL first")
+
+
+class UploadMismatchError(RequestError):
+    """What was uploaded is not what was announced."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(f"{detail}; upload the announced file, or announce this one anew")
+
+
+class AttachmentsDisabledError(RequestError):
+    """This ticketd has no S3 store."""
+
+    def __init__(self) -> None:
+        super().__init__("This server keeps no attachments: S3_BUCKET is not set")
+
+
+class StorageUnavailableError(RequestError):
+    """The S3 store is away, or too slow. The reason is for operators."""
+
+    def __init__(self, detail: str = "The store of attachments cannot be reached") -> None:
+        super().__init__(f"{detail}; try again after Retry-After")
+
+
 class MethodNotAllowedError(RequestError):
     """The path is served, this method on it is not."""
 
@@ -198,6 +240,7 @@ ANSWERS: dict[type[RequestError], Answer] = {
     ForbiddenError: Answer(status=403, code="forbidden", title="Forbidden"),
     PathNotFoundError: Answer(status=404, code="not_found", title="Not found"),
     TicketNotFoundError: Answer(status=404, code="not_found", title="Not found"),
+    AttachmentNotFoundError: Answer(status=404, code="not_found", title="Not found"),
     MethodNotAllowedError: Answer(
         status=405, code="method_not_allowed", title="Method not allowed"
     ),
@@ -207,6 +250,11 @@ ANSWERS: dict[type[RequestError], Answer] = {
     TransitionForbiddenError: Answer(
         status=409, code="transition_forbidden", title="Transition forbidden"
     ),
+    TooManyAttachmentsError: Answer(
+        status=409, code="too_many_attachments", title="Too many attachments"
+    ),
+    UploadMissingError: Answer(status=409, code="upload_missing", title="Upload missing"),
+    UploadMismatchError: Answer(status=409, code="upload_mismatch", title="Upload mismatch"),
     StaleVersionError: Answer(status=412, code="version_mismatch", title="Version mismatch"),
     BodyTooLargeError: Answer(
         status=413, code="body_too_large", title="Body too large", refused=True
@@ -225,6 +273,12 @@ ANSWERS: dict[type[RequestError], Answer] = {
     ),
     HeadersTooLargeError: Answer(
         status=431, code="headers_too_large", title="Headers too large", refused=True
+    ),
+    AttachmentsDisabledError: Answer(
+        status=501, code="attachments_disabled", title="Attachments disabled"
+    ),
+    StorageUnavailableError: Answer(
+        status=503, code="storage_unavailable", title="Storage unavailable", refused=True
     ),
     OverloadedError: Answer(status=503, code="overloaded", title="Overloaded", refused=True),
     DatabaseUnavailableError: Answer(

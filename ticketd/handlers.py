@@ -1,7 +1,6 @@
 """The routes: each handler turns a request into a command, has the store carry it out, and
 answers with what was committed."""
 
-import re
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
@@ -12,15 +11,10 @@ import orjson
 from servicedesk.bucket import bucket_of
 from servicedesk.correlation import correlation_headers
 from ticketd import idempotency, tickets, validation
+from ticketd.arguments import JSON, identifier, refuse_parameters, require_type
 from ticketd.conditional import entity_tag, expected_versions, is_current
 from ticketd.cursor import Cursors
-from ticketd.errors import (
-    FieldError,
-    Header,
-    InvalidFieldsError,
-    PreconditionRequiredError,
-    UnsupportedMediaTypeError,
-)
+from ticketd.errors import Header, PreconditionRequiredError
 from ticketd.events import CREATED, TicketEvent, change_event
 from ticketd.idempotency import Kept, read_key
 from ticketd.identifiers import (
@@ -30,7 +24,6 @@ from ticketd.identifiers import (
     first_after,
     first_not_before,
     moment_of,
-    uuid_of,
 )
 from ticketd.messages import (
     JSON_HEADERS,
@@ -43,8 +36,6 @@ from ticketd.representation import page_json, ticket_json
 from ticketd.store import Describe, TicketStore
 from ticketd.tickets import NewTicket, Ticket, TicketQuery, Versions
 
-IDENTIFIER = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-JSON = (b"application/json",)
 # Of the 36 characters of the id in what ticket_json writes.
 ID_IN_JSON = slice(7, 43)
 REPLAYED = (b"idempotency-replayed", b"true")
@@ -87,8 +78,8 @@ class TicketHandlers:
         self._require_if_match = require_if_match
 
     async def create(self, request: Request) -> Response:
-        _refuse_parameters(request)
-        _require_type(request, JSON)
+        refuse_parameters(request)
+        require_type(request, JSON)
         body = await request.body()
         new = validation.parse_new_ticket(body)
         given_key = request.headers.get(idempotency.HEADER)
@@ -114,8 +105,8 @@ class TicketHandlers:
         return Response(201, JSON_HEADERS, document, Created(id_text))
 
     async def read(self, request: Request) -> Response:
-        _refuse_parameters(request)
-        version, body = await self._store.show(_ticket_id(request))
+        refuse_parameters(request)
+        version, body = await self._store.show(identifier(request.path_id, "id"))
         if_none_match = request.headers.get(b"if-none-match")
         if if_none_match is not None and is_current(if_none_match, version):
             return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(version))
@@ -143,9 +134,9 @@ class TicketHandlers:
         return Response(200, JSON_HEADERS, page_json(page, next_cursor))
 
     async def update(self, request: Request) -> Response:
-        _refuse_parameters(request)
-        ticket_id = _ticket_id(request)
-        _require_type(request, JSON_PATCH)
+        refuse_parameters(request)
+        ticket_id = identifier(request.path_id, "id")
+        require_type(request, JSON_PATCH)
         expected = self._expected(request, required=self._require_if_match)
         members = validation.parse_patch(await request.body())
         change = partial(tickets.patch, members, expected, self._now())
@@ -153,12 +144,12 @@ class TicketHandlers:
         return _answer(await self._store.change(ticket_id, change, describe))
 
     async def close(self, request: Request) -> Response:
-        _refuse_parameters(request)
-        ticket_id = _ticket_id(request)
+        refuse_parameters(request)
+        ticket_id = identifier(request.path_id, "id")
         expected = self._expected(request, required=False)
         body = await request.body()
         if body:
-            _require_type(request, JSON)
+            require_type(request, JSON)
         reason = validation.parse_closing(body)
         change = partial(tickets.close, expected, self._now())
         describe = self._describe(request, reason)
@@ -198,30 +189,6 @@ def _replayed_change(kept: Kept) -> Response:
     document = kept.answer or b"{}"
     version = orjson.loads(document)["version"]
     return Response(200, JSON_HEADERS, document, HeaderBlock(*entity_tag(version).pairs, REPLAYED))
-
-
-def _ticket_id(request: Request) -> UUID:
-    if not IDENTIFIER.fullmatch(request.path_id):
-        message = "must be a UUID, such as 019a8f6e-53c4-7d11-9c1e-5f0a4b7f2d10"
-        raise InvalidFieldsError([FieldError(field="id", code="invalid_uuid", message=message)])
-    return uuid_of(int(request.path_id.replace("-", ""), 16))
-
-
-def _refuse_parameters(request: Request) -> None:
-    if request.query_string:
-        validation.parse_parameters(request.query_string, validation.NO_PARAMETERS)
-
-
-def _require_type(request: Request, accepted: tuple[bytes, ...]) -> None:
-    """Raises UnsupportedMediaTypeError; the one parameter allowed is charset=utf-8."""
-    given = request.headers.get(b"content-type", b"")
-    if given in accepted:
-        return
-    media_type, _, parameters = given.lower().partition(b";")
-    charset = parameters.strip().replace(b'"', b"")
-    if media_type.strip() not in accepted or charset not in (b"", b"charset=utf-8"):
-        choice = b", ".join(accepted).decode()
-        raise UnsupportedMediaTypeError(given.decode("latin-1"), choice)
 
 
 def _from(parameters: dict[str, str]) -> UUID:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ticketd.errors import MalformedBodyError
 from ticketd.exchange import Exchange
-from ticketd.messages import Response, client_of
+from ticketd.messages import BODILESS, Response, client_of
 from ticketd.middleware import Pipeline
 from ticketd.parsing import RequestReader
 
@@ -37,6 +37,7 @@ class Host(Protocol):
     date_line: bytes
     header_seconds: float
     idle_seconds: float
+    quiet_seconds: float
     is_stopping: bool
 
     def enter(self, connection: "Connection") -> bool:
@@ -161,9 +162,11 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
 
     def close_when_idle(self) -> None:
-        """At once when no whole head has arrived; otherwise the next answer is the last."""
+        """When no whole head has arrived, and nothing for a while: one may be on its way, and its
+        client would not know whether it was heard (RFC 9112, 9.5). The next answer is the last."""
         is_idle = self._active is None and not self._reader.waiting and not self._rest
-        if is_idle and not self._is_lingering:
+        is_quiet = self._host.now - self._since >= self._host.quiet_seconds
+        if is_idle and is_quiet and not self._is_lingering:
             self._reader.is_deaf = True
             self._transport.close()
 
@@ -236,7 +239,7 @@ def _bytes(exchange: Exchange, response: Response, date_line: bytes, *, is_last:
         STATUS_LINES[response.status],
         response.common.lines,
         response.own.lines,
-        b"" if response.status == 304 else b"content-length: %d\r\n" % len(body),
+        b"" if response.status in BODILESS else b"content-length: %d\r\n" % len(body),
         date_line,
         exchange.request_id.encode(),
         b"connection: close\r\n" if is_last else b"",

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 
 from ticketd.http1 import Connection
 from ticketd.middleware import Pipeline
@@ -16,7 +17,8 @@ class HttpServer:
     the running loop.
 
     `wall_clock` is time.time, `format_date` writes it as RFC 9110, 5.6.7 says; `report` hears how
-    many requests are under way.
+    many requests are under way. A client that was heard of within the last `quiet_seconds` is taken
+    to be in the midst of its work.
     """
 
     def __init__(
@@ -25,6 +27,7 @@ class HttpServer:
         *,
         header_seconds: float,
         idle_seconds: float,
+        quiet_seconds: float,
         connection_limit: int,
         wall_clock: Callable[[], float],
         format_date: Callable[[float], str],
@@ -33,6 +36,7 @@ class HttpServer:
         self.pipeline = pipeline
         self.header_seconds = header_seconds
         self.idle_seconds = idle_seconds
+        self.quiet_seconds = quiet_seconds
         self.is_stopping = False
         self._limit = connection_limit
         self._wall_clock = wall_clock
@@ -76,11 +80,21 @@ class HttpServer:
         self._report(working)
 
     async def stop(self) -> None:
-        """Take no new connections, close idle ones, return when every request is answered."""
+        """Give every client its answer and the word that it is the last; return when all have gone.
+
+        Clients that are just sending are heard out, new ones too: a connection that is closed, or
+        refused after the handshake, under a request is a request that failed.
+        """
         self.is_stopping = True
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self.quiet_seconds):
+                await self._emptied()
         self._listener.close()
         for connection in list(self._connections):
             connection.close_when_idle()
+        await self._emptied()
+
+    async def _emptied(self) -> None:
         while self._connections:
             self._gone.clear()
             await self._gone.wait()

@@ -37,6 +37,8 @@ def header_lines(pairs: Sequence[Header]) -> bytes:
 
 
 NO_HEADERS = HeaderBlock()
+# RFC 9110, 8.6: answers that have no Content-Length because they never have a body.
+BODILESS = frozenset({204, 304})
 # A ticket may be kept, and must be asked for again with If-None-Match.
 REVALIDATED = (b"cache-control", b"private, no-cache")
 JSON_HEADERS = HeaderBlock((b"content-type", b"application/json"), NOSNIFF, REVALIDATED)
@@ -67,6 +69,7 @@ class Request:
 
     # What a request does not change costs it nothing in the class.
     path_id = ""
+    part_id = ""
     caller: Caller = ANYONE
     # The client's address, of IPv6 the network that it can choose addresses from.
     client = b""

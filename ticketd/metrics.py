@@ -27,6 +27,7 @@ OTHER_METHOD = "other"
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", OTHER_METHOD)
 FLUSH_SECONDS = 0.25
 DATABASE_STATE = "ticketd_database_state"
+STORAGE_UP = "ticketd_storage_up"
 HEARTBEAT = "ticketd_worker_heartbeat_timestamp_seconds"
 
 

@@ -4,8 +4,9 @@ The answer is readiness, and it refuses requests at once while there is no use i
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from servicedesk.admin import DEGRADED
 from servicedesk.database import SchemaError
 from servicedesk.logs import Log
 from ticketd.errors import DatabaseUnavailableError
@@ -19,15 +20,26 @@ POLL_SECONDS_WHILE_AWAY = 0.25
 FAILURES_BEFORE_AWAY = 3
 
 
+def storage_check(*, is_up: bool) -> str:
+    """The S3 store as /readyz shows it: tickets do without."""
+    return "ok" if is_up else f"{DEGRADED}attachments are refused until the store answers"
+
+
 class Readiness:
-    """What this worker knows of its database. `report` hears every state."""
+    """What this worker knows of its database. `report` hears every state. `others` are checks of
+    what tickets can do without."""
 
     def __init__(
-        self, store: TicketStore, report: Callable[[DatabaseState], None], log: Log
+        self,
+        store: TicketStore,
+        report: Callable[[DatabaseState], None],
+        log: Log,
+        others: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store
         self._report = report
         self._log = log
+        self._others = others
         self._reason = "not checked yet"
         self._failures = 0
         self._stopping = False
@@ -37,7 +49,7 @@ class Readiness:
         return self._reason == "ok"
 
     def checks(self) -> dict[str, str]:
-        checks = {"database": self._reason}
+        checks = {"database": self._reason, **self._others()}
         return checks | {"server": "stopping"} if self._stopping else checks
 
     def stop(self) -> None:

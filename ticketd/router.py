@@ -10,8 +10,9 @@ from ticketd.tallies import RouteMetrics
 
 Handler = Callable[[Request], Awaitable[Response]]
 
-# Stands in a pattern for one path segment, which becomes Request.path_id.
+# Stand in a pattern for one path segment each, which becomes Request.path_id or Request.part_id.
 PLACEHOLDER = "{id}"
+PART_PLACEHOLDER = "{attachment_id}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ class Resource:
 
 
 class Router:
-    """Patterns are exact paths, or have the placeholder as their second segment."""
+    """Patterns are exact paths, or have the placeholder as their second segment and perhaps the
+    other one as their fourth."""
 
     def __init__(self, routes: Sequence[Route]) -> None:
         self._resources: dict[str, Resource] = {}
@@ -47,7 +49,7 @@ class Router:
             self._resources[pattern] = Resource(routes=by_method, allowed=allowed)
 
     def find(self, request: Request) -> Route:
-        """The route of a request, whose `path_id` is set when the pattern has the placeholder.
+        """The route of a request, whose `path_id` and `part_id` are set as the pattern has them.
 
         Raises PathNotFoundError and MethodNotAllowedError.
         """
@@ -65,7 +67,16 @@ class Router:
         head, _, rest = rest.partition("/")
         identifier, slash, tail = rest.partition("/")
         resource = self._resources.get(f"/{head}/{PLACEHOLDER}{slash}{tail}")
+        if resource is None and slash:
+            resource = self._with_part(request, f"/{head}/{PLACEHOLDER}/", tail)
         if resource is None or not identifier:
             raise PathNotFoundError
         request.path_id = identifier
         return resource
+
+    def _with_part(self, request: Request, start: str, tail: str) -> Resource | None:
+        collection, _, rest = tail.partition("/")
+        part, slash, end = rest.partition("/")
+        request.part_id = part
+        pattern = f"{start}{collection}/{PART_PLACEHOLDER}{slash}{end}"
+        return self._resources.get(pattern) if part else None

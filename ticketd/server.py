@@ -19,7 +19,15 @@ from pathlib import Path
 from servicedesk.environment import Address
 from servicedesk.logs import Log
 from ticketd import worker
-from ticketd.metrics import DATABASE_STATE, HEARTBEAT, DatabaseState, forget_worker, gauges
+from ticketd.metrics import (
+    DATABASE_STATE,
+    HEARTBEAT,
+    STORAGE_UP,
+    DatabaseState,
+    forget_worker,
+    gauges,
+)
+from ticketd.readiness import storage_check
 
 # What is left of SHUTDOWN_TIMEOUT for killing, joining and cleaning up.
 KILL_SHARE = 0.8
@@ -54,6 +62,8 @@ class Workers:
         state = found.get(DATABASE_STATE)
         reason = "starting" if state is None else DATABASE_REASONS[DatabaseState(int(state))]
         checks = {"database": reason}
+        if STORAGE_UP in found:
+            checks["storage"] = storage_check(is_up=found[STORAGE_UP] > 0)
         silent_seconds = self._silent_seconds(found)
         if self._stopping.is_set():
             checks["server"] = "stopping"

@@ -99,6 +99,9 @@ class TicketStore(Protocol):
         unused. Raises IdempotencyKeyReusedError.
         """
 
+    def note_change(self, ticket_id: UUID) -> None:
+        """Another store has written a version of the ticket, and its event."""
+
 
 class PostgresTicketStore:
     """A TicketStore on lanes, `list_lanes` of them for lists. `signal` is called after each commit
@@ -254,6 +257,10 @@ class PostgresTicketStore:
             return kept
         self._signal()
         return changed
+
+    def note_change(self, ticket_id: UUID) -> None:
+        del ticket_id
+        self._signal()
 
 
 def _was_written(current: Ticket, doubtful: Sequence[Ticket]) -> bool:

@@ -45,6 +45,9 @@ class StoreBefore:
     async def change(self, ticket_id: UUID, change: Change, describe: Describe) -> Ticket:
         return await self._store.change(ticket_id, change, describe)
 
+    def note_change(self, ticket_id: UUID) -> None:
+        self._store.note_change(ticket_id)
+
     async def change_once(
         self, ticket_id: UUID, change: Change, describe: Describe, key: Key
     ) -> Ticket | Kept:

@@ -117,6 +117,11 @@ def close(expected: Versions, now: datetime, ticket: Ticket) -> Ticket:
     return _next_version(ticket, _transition(ticket, "closed", _later(ticket, now)), now)
 
 
+def touch(now: datetime, ticket: Ticket) -> Ticket:
+    """The next version of a ticket to which something of its own was added, or taken from it."""
+    return _next_version(ticket, {}, now)
+
+
 def require_version(ticket: Ticket, expected: Versions) -> None:
     if expected is not None and ticket.version not in expected:
         raise StaleVersionError(ticket.version)

@@ -93,7 +93,7 @@ CLOSING: Mapping[str, Check] = {"reason": text(1, tickets.REASON_CHARACTERS)}
 
 def parse_new_ticket(body: bytes) -> NewTicket:
     """Raises MalformedBodyError and InvalidFieldsError, as the two below do."""
-    found = _checked(body, NEW_TICKET, required=("title", "requester"))
+    found = checked(body, NEW_TICKET, required=("title", "requester"))
     return NewTicket(
         title=found["title"],
         description=found.get("description", ""),
@@ -105,7 +105,7 @@ def parse_new_ticket(body: bytes) -> NewTicket:
 
 def parse_patch(body: bytes) -> dict[str, Any]:
     """The members of a merge patch (RFC 7396), at least one. Only `assignee` can be removed."""
-    found = _checked(body, PATCH)
+    found = checked(body, PATCH)
     if not found:
         message = f"is empty; a patch has one of {', '.join(PATCH)}"
         raise InvalidFieldsError([FieldError(field="body", code="required", message=message)])
@@ -114,13 +114,17 @@ def parse_patch(body: bytes) -> dict[str, Any]:
 
 def parse_closing(body: bytes) -> str | None:
     """The reason, or None. The body may be left out."""
-    reason: str | None = _checked(body, CLOSING).get("reason") if body else None
+    reason: str | None = checked(body, CLOSING).get("reason") if body else None
     return reason
 
 
-def _checked(
+def checked(
     body: bytes, checks: Mapping[str, Check], required: tuple[str, ...] = ()
 ) -> dict[str, Any]:
+    """The members of a body, each known and right, and those that are required.
+
+    Raises MalformedBodyError and InvalidFieldsError.
+    """
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:

@@ -10,6 +10,7 @@ import secrets
 import shutil
 import signal
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ READY_SECONDS = 90.0
 STOP_SECONDS = 30.0
 ANSWER_SECONDS = 10.0
 FORMAT_SECONDS = 60.0
+POLL_SECONDS = 0.05
 # A heap that holds the small topics of tests; the compiler's first tier alone starts sooner and
 # leaves the cores to what is tested. A bench gives the flags of a server instead.
 SMALL_JVM = ("-Xms64m", "-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
@@ -197,8 +199,12 @@ class ApacheKafka:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise StartError(f"kafka: topic {topic}: {error.args[0].str()}") from error
-        if min(self.leaders(topic, admin).values()) < 0:
-            raise NotReadyError(f"kafka: topic {topic} has partitions without a leader")
+        deadline = time.monotonic() + ANSWER_SECONDS
+        # A broker may answer before it has heard of the topic itself.
+        while min(self.leaders(topic, admin).values(), default=-1) < 0:
+            if time.monotonic() > deadline:
+                raise NotReadyError(f"kafka: topic {topic} has partitions without a leader")
+            time.sleep(POLL_SECONDS)
 
     def leaders(self, topic: str, admin: AdminClient | None = None) -> dict[int, int]:
         """The node that leads each partition, -1 where none does."""

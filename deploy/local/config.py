@@ -32,6 +32,7 @@ class Config:
     topic_partitions: int
     redis_url: str | None = field(repr=False)
     s3_endpoint: str | None
+    s3_bucket: str
     channels: str
     webhook_url: str | None = field(repr=False)
     webhook_secret: str | None = field(repr=False)
@@ -73,6 +74,7 @@ class Config:
             s3_endpoint=read.url(
                 "S3_ENDPOINT", ("http", "https"), example="https://s3.example.org"
             ),
+            s3_bucket=read.text("S3_BUCKET", "servicedesk"),
             channels=read.text("NOTIFYD_CHANNELS", "log,webhook"),
             webhook_url=read.optional("NOTIFYD_WEBHOOK_URL"),
             webhook_secret=read.optional("NOTIFYD_WEBHOOK_SECRET"),

@@ -1,5 +1,5 @@
-"""`make demo`: a ticket is created, patched and closed on the running stack, and every station of
-its events is shown with the time that passed since the request was sent.
+"""`make demo`: a ticket is created, patched, given a file and closed on the running stack, and each
+station of its events is shown with the time that passed since the request was sent.
 
 Outbox, inbox and deliveries are read from the database, the record from Kafka at the partition and
 offset that the inbox names.
@@ -7,8 +7,9 @@ offset that the inbox names.
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any, TextIO
 from uuid import UUID
 
@@ -26,6 +27,7 @@ from servicedesk.environment import Environment
 
 PATIENCE_SECONDS = 20.0
 POLL_SECONDS = 0.002
+CONTENT = "08:41 красная лампа\n08:43 красная лампа\n".encode()
 
 # ACCESS SHARE only. The outbox is nearly empty, so reading all of it needs no index.
 SELECT_OUTBOX = """
@@ -58,6 +60,7 @@ class Step:
 
     @property
     def ticket(self) -> dict[str, Any]:
+        """Or what else the answer says."""
         found: dict[str, Any] = orjson.loads(self.answer.body)
         return found
 
@@ -88,6 +91,7 @@ class Demo:
         address = reachable(Environment(settings).address("HTTP_ADDR", ""))
         self._url = f"http://{address}/tickets"
         self._brokers = settings["KAFKA_BROKERS"]
+        self._has_attachments = bool(settings.get("S3_BUCKET"))
         self._database = database
         self._console = console
 
@@ -114,18 +118,39 @@ class Demo:
             {"Content-Type": "application/merge-patch+json", **_if_match(created)},
         )
         self._follow(patched)
+        before = patched
+        if self._has_attachments:
+            before = self._attach(one)
+            self._follow(before)
         reason = {"reason": "Заменили картридж"}
         closed = self._request(
-            "POST /tickets/{id}/close", "POST", f"{one}/close", reason, _if_match(patched)
+            "POST /tickets/{id}/close", "POST", f"{one}/close", reason, _if_match(before)
         )
         self._follow(closed)
+
+    def _attach(self, ticket_url: str) -> Step:
+        """The step of the completion, which makes the event; its answer is the ticket after it."""
+        url = f"{ticket_url}/attachments"
+        announcement = {
+            "name": "журнал ошибок 🖨️.txt",
+            "content_type": "text/plain",
+            "size": len(CONTENT),
+            "sha256": sha256(CONTENT).hexdigest(),
+        }
+        announced = self._request("POST /tickets/{id}/attachments", "POST", url, announcement)
+        upload = announced.ticket["upload"]
+        send(upload["method"], upload["url"], CONTENT, upload["headers"])
+        one = f"{url}/{announced.ticket['attachment']['id']}"
+        title = f"PUT {len(CONTENT)} bytes to S3, POST /tickets/{{id}}/attachments/…/complete"
+        completed = self._request(title, "POST", f"{one}/complete", {})
+        return replace(completed, answer=send("GET", ticket_url))
 
     def _request(
         self,
         title: str,
         method: str,
         url: str,
-        body: dict[str, str],
+        body: Mapping[str, object],
         headers: Mapping[str, str] | None = None,
     ) -> Step:
         started_at, clock = datetime.now(UTC), time.monotonic()

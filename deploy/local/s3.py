@@ -9,11 +9,17 @@ from contextlib import suppress
 from pathlib import Path
 
 import orjson
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 from deploy.local.child import Child, Program, StartError
-from deploy.local.loopback import get
+from deploy.local.loopback import get, send
 
 ACCESS_KEY = "servicedesk"
+REGION = "us-east-1"
+# Of the virtual-hosted style: a bucket's host is below it.
+DOMAIN = "s3.localhost"
 READY_SECONDS = 60.0
 # weed waits fifteen seconds for its own subscribers when it is asked to stop. What it has
 # acknowledged is in its files by then, so it is not given that time.
@@ -25,7 +31,8 @@ PORT_NAMES = (
 )  # fmt: skip
 FIXED_OPTIONS = (
     "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0",
-    "-iam=false", "-s3.iam=false", "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",
+    f"-s3.domainName={DOMAIN}", "-iam=false", "-s3.iam=false",
+    "-filer.localSocket=filer.sock", "-s3.localSocket=s3.sock",
     "-master.telemetry=false", "-master.electionTimeout=1s", "-master.volumeSizeLimitMB=64",
     "-volume.max=64", "-volume.preStopSeconds=0",
 )  # fmt: skip
@@ -46,6 +53,7 @@ class S3:
     """One server on 127.0.0.1; `ports` has one for each of PORT_NAMES."""
 
     name = "s3"
+    domain = DOMAIN
 
     def __init__(
         self, *, directory: Path, ports: Mapping[str, int], secret_key: str, log: Path
@@ -96,6 +104,16 @@ class S3:
         if self.child is None:
             raise StartError("s3 is not started")
         self.child.wait_ready(self._answers, READY_SECONDS)
+
+    def create_bucket(self, name: str) -> None:
+        """Does nothing when it is there. Raises StartError."""
+        request = AWSRequest(method="PUT", url=f"{self.url()}/{name}")
+        S3SigV4Auth(Credentials(ACCESS_KEY, self._secret_key), "s3", REGION).add_auth(request)
+        answer = send("PUT", request.url, headers=dict(request.headers.items()))
+        # 409: BucketAlreadyOwnedByYou
+        if answer.status not in {200, 409}:
+            problem = answer.body.decode(errors="replace")
+            raise StartError(f"s3 made no bucket {name}: it answered {answer.status}: {problem}")
 
     def stop(self) -> None:
         """Does nothing when it is down."""

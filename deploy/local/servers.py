@@ -18,6 +18,7 @@ from deploy.local.service import Server
 from deploy.local.valkey import Valkey
 
 ANSWER_SECONDS = 5
+OF_A_BROUGHT_S3 = ("S3_BUCKET", "S3_ACCESS_KEY", "S3_SECRET_KEY")
 
 
 class Servers:
@@ -66,6 +67,8 @@ class Servers:
         if cluster is not None:
             for topic in (self._config.kafka_topic, self._config.kafka_dlq_topic):
                 cluster.create_topic(topic, self._config.topic_partitions)
+        if self.s3 is not None:
+            self.s3.create_bucket(self._config.s3_bucket)
 
     def settings(self) -> dict[str, str]:
         """The variables that lead to the servers, known once those are ready."""
@@ -78,7 +81,13 @@ class Servers:
             "S3_ENDPOINT": self.s3.url() if self.s3 else config.s3_endpoint,
         }
         if self.s3:
-            found |= {"S3_ACCESS_KEY": ACCESS_KEY, "S3_SECRET_KEY": self._secret_key}
+            found |= {
+                "S3_BUCKET": config.s3_bucket,
+                "S3_ACCESS_KEY": ACCESS_KEY,
+                "S3_SECRET_KEY": self._secret_key,
+            }
+        else:
+            found |= {name: config.given.get(name) or None for name in OF_A_BROUGHT_S3}
         return {name: value for name, value in found.items() if value is not None}
 
 

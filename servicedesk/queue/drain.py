@@ -63,7 +63,6 @@ class Drain:
             holder=self,
             lease_seconds=settings.lease_seconds,
             send_seconds=settings.send_seconds,
-            now=now,
         )
         self._ledger = Ledger(
             store=store,

@@ -4,6 +4,7 @@ A worker that may have lost its leases stops sending first and asks afterwards: 
 False by the worker's own monotonic clock, counted from before the last renewal was sent.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,7 +37,8 @@ class Change:
 
 class Leases:
     """`send_seconds` is the longest that one send can take: nothing is begun later than that before
-    a lease may end."""
+    a lease may end. `now` must not be the clock of an event loop, which stands still within a turn,
+    however long the process was stopped in it."""
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class Leases:
         holder: Holder,
         lease_seconds: float,
         send_seconds: float,
-        now: Callable[[], float],
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._holder = holder

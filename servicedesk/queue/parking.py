@@ -73,6 +73,18 @@ class Parking:
         )
         return parked
 
+    def set_aside(
+        self, row: QueuedRow, *, error: str, wait_seconds: float, failed_at: datetime
+    ) -> None:
+        """The row's key waits without an attempt counted. Only memory knows: the table, which
+        keeps attempts, has nothing to learn, and nothing that it tells ends the wait."""
+        former = self.failures(row)
+        attempts = former.attempts if former else 0
+        parked = self.fail(
+            row, error=error, attempts=attempts, wait_seconds=wait_seconds, failed_at=failed_at
+        )
+        parked.saved_at = inf
+
     def save(self, parked: ParkedKey) -> None:
         """The table has it now."""
         parked.saved_at = self._now()

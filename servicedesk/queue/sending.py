@@ -5,6 +5,7 @@ side that is away holds back its own lane and counts no attempt.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 
@@ -24,7 +25,8 @@ from servicedesk.queue.row import (
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.target import BuryError, Target
 
-# A row that finds the far side away this often, while others get through, is itself the trouble.
+# A row that finds the far side away this often, while others get through, is itself the trouble, or
+# the part of the far side that it goes to is.
 STRIKES = 3
 ERROR_CHARACTERS = 1000
 
@@ -68,7 +70,7 @@ class Sending:
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
-        if self.closed or not self._may_send():
+        if self.closed:
             return
         for lane in self._lines.lanes.values():
             self._dispatch_lane(lane)
@@ -78,22 +80,26 @@ class Sending:
         settings = self._settings
         most = settings.narrow_lanes.get(lane.receiver, settings.lane_in_flight)
         while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
+            # For every row, and the time first: this process may be stopped between any two lines.
+            begun_at = time.time()
+            if not self._may_send():
+                return
             line = self._lines.next_ready(lane)
             if line is None:
                 return
             row = line.rows[0]
             if self._lines.buckets[row.bucket].is_ours:
-                self._begin(line, now)
+                self._begin(line, now, begun_at)
             else:
                 self._lines.drop(line, again=True)
 
-    def _begin(self, line: Line, now: float) -> None:
+    def _begin(self, line: Line, now: float, begun_at: float) -> None:
         row = self._lines.begin(line, now)
         failed = self._parking.failures(row)
         if failed is not None and failed.attempts >= self._settings.max_attempts:
             self._spawn(self._bury(row, failed))
         else:
-            self._target.send(row, self.settle)
+            self._target.send(row, self.settle, begun_at)
 
     def settle(self, row: QueuedRow, outcome: Outcome) -> None:
         """Take the outcome of a send; called once a send, on the loop's thread."""
@@ -160,12 +166,16 @@ class Sending:
 
     def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
         lane = line.lane
-        if lane.answered_at > line.sent_at:
-            line.strikes += 1
+        others_got_through = lane.answered_at > line.sent_at
+        line.strikes += others_got_through
         if line.strikes >= STRIKES:
-            self._reject(line, row, Rejected(error=outcome.error))
+            if self._settings.far_side_has_parts:
+                self._set_aside(line, row, outcome)
+            else:
+                self._reject(line, row, Rejected(error=outcome.error))
             return
-        if lane.circuit.trip(outcome.error):
+        is_a_part = self._settings.far_side_has_parts and others_got_through
+        if not is_a_part and lane.circuit.trip(outcome.error):
             self._metrics.show_circuit(lane.receiver, is_open=True)
             self._log.warning("circuit_opened", receiver=lane.receiver, error=outcome.error)
         self._lines.buckets[row.bucket].unsettled -= 1
@@ -174,6 +184,18 @@ class Sending:
             return
         # To the end of its lane, so that after the outage another key may be the first to try.
         self._lines.make_ready(line)
+
+    def _set_aside(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
+        """The part that the key goes to is away: the key waits, and makes room for others."""
+        wait = self._settings.retry.delay_seconds(line.strikes, self._random)
+        current = self._lines.is_current(line, row)
+        self._lines.drop(line, again=not current)
+        self._lines.buckets[row.bucket].unsettled -= 1
+        if current:
+            self._parking.set_aside(
+                row, error=outcome.error[:ERROR_CHARACTERS], wait_seconds=wait,
+                failed_at=datetime.now(UTC),
+            )  # fmt: skip
 
     def probe_circuits(self) -> None:
         """Start the probes that are due."""

@@ -15,8 +15,12 @@ class BuryError(Exception):
 class Target(Protocol):
     """The far side. The queue never has two rows of one key under way at once."""
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         """Start sending a row. Never blocks and never raises.
+
+        `begun_at`, in seconds since the epoch, was read before the lease was looked at: nobody else
+        sends the row until `send_seconds` later. Whatever holds this process up, a far side that
+        refuses what is older than that never takes a copy from a worker that lost its lease.
 
         `settle(row, outcome)` is called exactly once for every send, on the event loop's thread,
         within a time well below the lease; it may be called before `send` returns.

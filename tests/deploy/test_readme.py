@@ -10,12 +10,13 @@ from tests.support.processes import PROJECT, wait_until
 from tests.support.stack import StackProcess
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+ATTACHMENTS = (PROJECT / "docs/attachments.md").read_text(encoding="utf-8")
 API = "127.0.0.1:8080"
 
 
-def commands_below(heading: str) -> str:
+def commands_below(heading: str, document: str = README) -> str:
     """The first block of shell commands below a heading."""
-    section = README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    section = document.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     match = re.search(r"```sh\n(.*?)```", section, re.DOTALL)
     assert match is not None, f"no commands below {heading!r}"
     return match[1]
@@ -59,6 +60,10 @@ def test_six_lines_of_the_api_and_the_mending_commands_work(tmp_path: Path) -> N
         wait_until(
             lambda: stack.output().count(read["id"]) >= 3, 20, "three deliveries at the receiver"
         )
+        attaching = commands_below("Attach a file", ATTACHMENTS).replace(API, stack.api)
+        attached = run_shell(f"ID={read['id']}\n{attaching}", tmp_path)
+        assert orjson.loads(attached[0].removesuffix("Тонер заменён"))["name"] == "заметка.txt"
+        assert attached[0].endswith("}Тонер заменён")
         mending = commands_below("When something is stuck")
         settings = str(tmp_path / "local" / "stack.env")
         answer = "\n".join(run_shell(mending.replace(".local/stack.env", settings)))

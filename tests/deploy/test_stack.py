@@ -19,6 +19,7 @@ from deploy.local.postgres import place, spare_directory
 from servicedesk.environment import SettingError
 from tests.support.processes import PROJECT, free_port, wait_until
 from tests.support.stack import StackProcess
+from tests.support.storage import Storage
 
 TITLE = "Принтер на третьем этаже не печатает 🖨️"
 # Where S3 is not what a test is about, three seconds are saved.
@@ -109,10 +110,11 @@ def test_what_the_user_brings_is_used_and_not_started(
     database_url: str,
     kafka_brokers: str,
     valkey_url: str,
-    unique_name: str,
+    storage: Storage,
 ) -> None:
+    unique_name = storage.bucket
     brought = {
-        **WITHOUT_S3,
+        **storage.settings,
         "DATABASE_URL": database_url,
         "KAFKA_BROKERS": kafka_brokers,
         "KAFKA_TOPIC": unique_name,
@@ -142,8 +144,9 @@ def test_what_the_user_brings_is_used_and_not_started(
             check=False,
         )
         assert demo.returncode == 0, demo.stdout + demo.stderr
-        assert demo.stdout.count(f"{unique_name}, partition") == 3
-        assert demo.stdout.count("acknowledged by log") == 3
+        assert demo.stdout.count(f"{unique_name}, partition") == 4
+        assert demo.stdout.count("acknowledged by log") == 4
+        assert len(storage.keys()) == 1
         assert stack.interrupt() == 0, stack.output()
 
 

@@ -1,25 +1,47 @@
-"""What goes on beside a fault: a load on ticketd.
+"""What goes on beside a fault: a load on ticketd; and what is left to do when it is over.
 
 Faults are done by the test's own thread: a daemon ends with the thread that started it.
 """
 
 import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
 
 from tests.pipeline.pipeline import Pipeline
+from tests.support.checker import Accepted, Verdict
 from tests.support.load import Load
 from tests.support.processes import Daemon
+from tests.support.topic_log import TopicRecord
+
+ENDLESS = 1_000_000
+ASK_SECONDS = 0.2
+# An event that waits longer than this in the outbox is held up by something.
+FRESH = "interval '2 seconds'"
 
 
 class BackgroundLoad:
     """A load in a thread of its own from the construction on; `finish` waits for its end."""
 
-    def __init__(self, pipeline: Pipeline, ticketd: Daemon, *, tickets: int, events: int) -> None:
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        ticketd: Daemon,
+        *,
+        tickets: int,
+        events: int,
+        rate: float | None = None,
+    ) -> None:
         self._result: Load | None = None
+        self._enough = threading.Event()
 
         def run() -> None:
-            self._result = pipeline.load(ticketd, tickets=tickets, events=events)
+            self._result = pipeline.load(
+                ticketd, tickets=tickets, events=events, rate=rate, enough=self._enough.is_set
+            )
 
-        self._thread = threading.Thread(target=run)
+        # A daemon thread, so that a test that has failed can end.
+        self._thread = threading.Thread(target=run, daemon=True)
         self._thread.start()
 
     def ends_within(self, seconds: float) -> bool:
@@ -27,7 +49,76 @@ class BackgroundLoad:
         self._thread.join(seconds)
         return not self._thread.is_alive()
 
+    def goes_on_for(self, seconds: float) -> None:
+        assert not self.ends_within(seconds), "the load has ended before the fault was over"
+
+    def stop(self) -> None:
+        """No further events; `finish` returns what there was."""
+        self._enough.set()
+
     def finish(self, seconds: float) -> Load:
         assert self.ends_within(seconds), f"the load has not ended after {seconds:g} s"
         assert self._result is not None, "the load failed; its traceback is above"
         return self._result
+
+
+def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundLoad:
+    """So many events a second, 25 a ticket, until it is stopped."""
+    return BackgroundLoad(pipeline, ticketd, tickets=ENDLESS, events=25, rate=rate)
+
+
+def seconds_until(condition: Callable[[], object], most: float, what: str) -> float:
+    """How long it took until `condition` held; fails after `most`. Asked a few times a second
+    only: what asks the database must not be the load that it looks for."""
+    begun = time.monotonic()
+    while not condition():
+        assert time.monotonic() - begun < most, f"after {most:g} s there is still no {what}"
+        time.sleep(ASK_SECONDS)
+    return round(time.monotonic() - begun, 1)
+
+
+def has_caught_up(pipeline: Pipeline, but: int = 0) -> bool:
+    """No event waits in the outbox but those that have just come, and those of `but` tickets."""
+    statement = (
+        f"SELECT count(DISTINCT aggregate_id) FROM outbox WHERE created_at < now() - {FRESH}"
+    )
+    return pipeline.count(statement) <= but
+
+
+def judged(
+    pipeline: Pipeline,
+    load: BackgroundLoad,
+    name: str,
+    seconds: float,
+    *,
+    direct: Sequence[Accepted] = (),
+    former: Sequence[TopicRecord] = (),
+) -> Verdict:
+    """The verdict once the load has been stopped and everything delivered: what ticketd accepted,
+    which is all that it was asked for, and what was put into the outbox `direct`ly. `former` is
+    what the topic held before it was made again."""
+    load.stop()
+    found = load.finish(30)
+    assert (found.refused, found.broken) == ([], 0)
+    accepted = [*found.accepted, *direct]
+    pipeline.wait_delivered(name, len(accepted), seconds)
+    pipeline.wait_empty(30)
+    return pipeline.judge(accepted, name, former=former)
+
+
+class Timed(Protocol):
+    """An arrival in the topic or at a receiver."""
+
+    @property
+    def committed_at(self) -> float: ...
+
+    @property
+    def seconds(self) -> float: ...
+
+
+def waits(arrivals: Iterable[Timed], begun: float, ended: float) -> list[float]:
+    """Seconds from commit to arrival of what was committed between two times of the day, sorted;
+    repeats count for themselves."""
+    found = [each.seconds for each in arrivals if begun <= each.committed_at <= ended]
+    assert found, "nothing was committed meanwhile"
+    return sorted(found)

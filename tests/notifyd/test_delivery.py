@@ -1,6 +1,7 @@
 """The second stage's target: every send is settled once, whatever a channel does."""
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 
 from notifyd.channels.channel import Channel
@@ -38,15 +39,18 @@ class Scripted:
         """Nothing to release."""
 
 
-def settled(channels: Mapping[str, Channel], *rows: QueuedRow) -> tuple[list[Outcome], Lines]:
+def settled(
+    channels: Mapping[str, Channel], *rows: QueuedRow, age_seconds: float = 0.0
+) -> tuple[list[Outcome], Lines]:
     """The outcome of each row, in the order of the rows."""
     lines = Lines()
 
     async def scenario() -> list[Outcome]:
         target = target_of(channels, lines)
         found: dict[int, Outcome] = {}
+        begun_at = time.time() - age_seconds
         for row in rows:
-            target.send(row, lambda row, outcome: found.update({row.id: outcome}))
+            target.send(row, lambda row, outcome: found.update({row.id: outcome}), begun_at)
         async with asyncio.timeout(10):
             while len(found) < len(rows):
                 await asyncio.sleep(0.005)
@@ -75,6 +79,18 @@ def test_fault_of_a_channel_rejects_its_row_and_is_logged_whole() -> None:
 def test_channel_that_never_returns_is_cut_off() -> None:
     [outcome], _ = settled({"webhook": Scripted(None, seconds=0.1)}, queued_row())
     assert isinstance(outcome, Unreachable)
+
+
+def test_row_that_was_held_up_past_its_lease_is_not_delivered() -> None:
+    delivered: list[QueuedRow] = []
+
+    def deliver(row: QueuedRow) -> Outcome:
+        delivered.append(row)
+        return Acknowledged()
+
+    [outcome], _ = settled({"webhook": Scripted(deliver)}, queued_row(), age_seconds=6.25)
+    assert isinstance(outcome, Unreachable)
+    assert delivered == []
 
 
 def test_receiver_that_is_no_longer_configured_rejects_and_names_those_that_are() -> None:

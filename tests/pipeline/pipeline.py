@@ -3,7 +3,7 @@
 import asyncio
 import base64
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -16,7 +16,7 @@ from servicedesk.queue.row import queue_key
 from tests.support.checker import Accepted, Verdict, judge
 from tests.support.load import Load, run_load
 from tests.support.processes import Daemon, wait_until
-from tests.support.topic_log import read_topic
+from tests.support.topic_log import TopicRecord, read_topic
 from tests.support.webhooks import WebhookReceiver
 
 # Short leases and waits, so that a take-over fits into a test.
@@ -133,17 +133,38 @@ class Pipeline:
         counts = {table: self.count(f"SELECT count(*) FROM {table}") for table in tables}
         return ", ".join(f"{table} {count}" for table, count in counts.items())
 
-    def judge(self, accepted: list[Accepted], name: str) -> Verdict:
+    def judge_topic(self, accepted: list[Accepted]) -> Verdict:
         return judge(
             accepted,
             self.database_url,
             topic=read_topic(self.environment["KAFKA_BROKERS"], self.environment["KAFKA_TOPIC"]),
+        )
+
+    def judge(
+        self, accepted: list[Accepted], name: str, *, former: Sequence[TopicRecord] = ()
+    ) -> Verdict:
+        """`former` is what the topic held before it was made again."""
+        held = read_topic(self.environment["KAFKA_BROKERS"], self.environment["KAFKA_TOPIC"])
+        return judge(
+            accepted,
+            self.database_url,
+            topic=[*former, *held],
             deliveries=self.receivers[name].deliveries,
             receiver=f"webhook:{name}",
         )
 
-    def load(self, ticketd: Daemon, *, tickets: int, events: int) -> Load:
-        return asyncio.run(run_load(ticketd.url, tickets=tickets, events=events))
+    def load(
+        self,
+        ticketd: Daemon,
+        *,
+        tickets: int,
+        events: int,
+        rate: float | None = None,
+        enough: Callable[[], bool] = lambda: False,
+    ) -> Load:
+        """See `run_load`."""
+        work = run_load(ticketd.url, tickets=tickets, events=events, rate=rate, enough=enough)
+        return asyncio.run(work)
 
     def __enter__(self) -> Self:
         return self

@@ -11,6 +11,7 @@ from uuid import UUID
 
 import orjson
 import pytest
+from confluent_kafka import TIMESTAMP_CREATE_TIME
 
 from relayd.notices import Notices
 from relayd.producer import ProducerSettings
@@ -37,6 +38,7 @@ FAILURE = Failure(
 )
 # What a busy machine may add to a bound; well below the delivery time-out of five seconds.
 BUSY_SECONDS = 2.0
+BEGUN_AT = 1_735_787_045.25
 
 
 class Bench:
@@ -54,7 +56,7 @@ class Bench:
         """The outcomes in the order of `rows`."""
         before = len(self.outcomes)
         for row in rows:
-            self.publisher.send(row, self.settle)
+            self.publisher.send(row, self.settle, BEGUN_AT)
         await self.settled(before + len(rows))
         found = {row.id: outcome for row, outcome in self.outcomes[before:]}
         return [found[row.id] for row in rows]
@@ -129,6 +131,7 @@ def test_acknowledged_row_is_an_envelope_with_cloudevents_headers(
     [message] = consume(kafka_brokers, unique_name, 1)
     created_at = row.created_at.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     assert message.key() == str(row.aggregate_id).encode()
+    assert message.timestamp() == (TIMESTAMP_CREATE_TIME, round(BEGUN_AT * 1000))
     assert orjson.loads(message.value() or b"") == {
         "event_id": str(row.event_id),
         "event_type": "ticket.created",
@@ -270,7 +273,7 @@ def test_full_queue_holds_rows_back_without_blocking(kafka_brokers: str, unique_
     async def scenario(bench: Bench) -> None:
         started = time.monotonic()
         for row in rows:
-            bench.publisher.send(row, bench.settle)
+            bench.publisher.send(row, bench.settle, BEGUN_AT)
         assert time.monotonic() - started < BUSY_SECONDS
         await bench.settled(100)
         assert [outcome for _, outcome in bench.outcomes] == [Acknowledged()] * 100
@@ -303,7 +306,7 @@ def test_full_queue_of_a_broker_away_settles_every_row_in_time(unique_name: str)
         ("INVALID_RECORD", Rejected),
         ("POLICY_VIOLATION", Rejected),
         ("MSG_SIZE_TOO_LARGE", Rejected),
-        ("INVALID_TIMESTAMP", Rejected),
+        ("INVALID_TIMESTAMP", Unreachable),
         ("TOPIC_AUTHORIZATION_FAILED", Unreachable),
         ("UNSUPPORTED_COMPRESSION_TYPE", Unreachable),
     ],
@@ -312,11 +315,23 @@ def test_refusal_of_a_broker_is_held_against_whom_it_concerns(
     faulty_cluster: FaultyCluster, unique_name: str, code: str, kind: type[Outcome]
 ) -> None:
     async def scenario(bench: Bench) -> None:
-        faulty_cluster.refuse_produce(code)
+        faulty_cluster.refuse_produce(code, times=2)  # in its batch, and then alone
         [outcome] = await bench.send(outbox_row())
         assert isinstance(outcome, kind)
         assert not isinstance(outcome, Acknowledged)
         assert outcome.error.startswith(f"{code}: ")
+
+    run(scenario, faulty_cluster.bootstrap_servers(), unique_name)
+
+
+def test_rows_refused_with_their_batch_are_sent_again_alone(
+    faulty_cluster: FaultyCluster, unique_name: str
+) -> None:
+    async def scenario(bench: Bench) -> None:
+        faulty_cluster.refuse_produce("MSG_SIZE_TOO_LARGE")
+        rows = [outbox_row(row_id=number) for number in range(20)]
+        assert await bench.send(*rows) == [Acknowledged()] * 20
+        assert "batch_refused" in bench.log.getvalue()
 
     run(scenario, faulty_cluster.bootstrap_servers(), unique_name)
 
@@ -355,7 +370,7 @@ def test_closing_settles_what_is_under_way(unique_name: str) -> None:
     async def scenario(bench: Bench) -> None:
         rows = [outbox_row(row_id=number) for number in range(30)]
         for row in rows:
-            bench.publisher.send(row, bench.settle)
+            bench.publisher.send(row, bench.settle, BEGUN_AT)
         bench.publisher.close()
         assert sorted(row.id for row, _ in bench.outcomes) == list(range(30))
         assert all(isinstance(outcome, Unreachable) for _, outcome in bench.outcomes)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 import httpx
 import pytest
 
-from servicedesk.admin import AdminServer, Probes
+from servicedesk.admin import DEGRADED, AdminServer, Probes
 from servicedesk.environment import Address
 from tests.support.processes import wait_until
 
@@ -47,6 +47,14 @@ def test_ready_daemon_answers_200_with_its_checks(serve: Serve) -> None:
     answer = httpx.get(f"{serve()}/readyz")
     assert answer.status_code == 200
     assert answer.json() == {"status": "ready", "checks": {"database": "ok"}}
+
+
+def test_degraded_daemon_is_ready_and_says_what_is_missing(serve: Serve) -> None:
+    checks = {"database": "ok", "storage": f"{DEGRADED}away"}
+    answer = httpx.get(f"{serve(readiness=lambda: checks)}/readyz")
+    assert answer.status_code == 200
+    assert answer.json() == {"status": "ready", "checks": checks}
+    assert httpx.get(f"{serve(readiness=lambda: checks | {'kafka': 'away'})}/readyz").is_error
 
 
 def test_one_failing_check_answers_503_and_says_which(serve: Serve) -> None:

@@ -1,8 +1,10 @@
 """A webhook receiver that remembers, in order, what it has taken; it answers as it is told."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
@@ -12,12 +14,22 @@ import orjson
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """One accepted request. `envelope` is its body."""
+    """One accepted request. `envelope` is its body, `taken_at` the clock of the day."""
 
     webhook_id: str
     envelope: dict[str, Any]
     headers: dict[str, str]
     body: bytes
+    taken_at: float
+
+    @property
+    def committed_at(self) -> float:
+        return datetime.fromisoformat(self.envelope["occurred_at"]).timestamp()
+
+    @property
+    def seconds(self) -> float:
+        """From the commit of the ticket to the delivery."""
+        return self.taken_at - self.committed_at
 
     @property
     def event_id(self) -> str:
@@ -64,7 +76,11 @@ class WebhookReceiver:
         with self._lock:
             if 200 <= status < 300:
                 delivery = Delivery(
-                    webhook_id=headers["webhook-id"], envelope=envelope, headers=headers, body=body
+                    webhook_id=headers["webhook-id"],
+                    envelope=envelope,
+                    headers=headers,
+                    body=body,
+                    taken_at=time.time(),
                 )
                 self.deliveries.append(delivery)
             else:

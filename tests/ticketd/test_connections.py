@@ -189,6 +189,26 @@ def test_stop_does_not_wait_for_a_connection_that_was_just_accepted(database_url
     on_wire(act, {"DATABASE_URL": database_url})
 
 
+def test_stop_hears_out_clients_that_are_in_the_midst_of_their_work() -> None:
+    """One that sends its next request, and one that connects, before they can know of the stop."""
+
+    async def act(app: Running, client: RawClient) -> None:
+        client.send(GET)
+        assert (await client.answer()).status == 200
+        stopping = asyncio.create_task(app.server.stop())
+        await asyncio.sleep(0)
+        async with RawClient(str(app.client.base_url)) as newcomer:
+            for each in (client, newcomer):
+                each.send(GET)
+                answer = await each.answer()
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
+                assert await each.is_closed()
+        await app.client.aclose()
+        await stopping
+
+    on_wire(act, {})
+
+
 def test_stop_closes_idle_connections_and_lets_the_last_answer_out(database_url: str) -> None:
     async def act(app: Running, client: RawClient) -> None:
         async with RawClient(str(app.client.base_url)) as idle:

@@ -14,13 +14,15 @@ import schemathesis
 from servicedesk.logs import Log
 from tests.conftest import StartDaemon
 from tests.support.processes import PROJECT
+from tests.support.storage import Storage
 from ticketd.app import CONTRACT, build_app
 from ticketd.config import Config
 from ticketd.errors import ANSWERS, INTERNAL_ERROR
 
 TOKEN = "a-token-for-the-contract"
 CASES_AN_OPERATION = 20
-OPERATIONS = 9
+OPERATIONS = 14
+OF_ATTACHMENTS = 5
 
 
 @pytest.fixture
@@ -31,13 +33,25 @@ def tokens_file(tmp_path: Path) -> Path:
     return path
 
 
-def run_schemathesis(url: str, directory: Path) -> subprocess.CompletedProcess[str]:
+@pytest.fixture(params=["memory", "postgres and S3"])
+def environment(request: pytest.FixtureRequest, tokens_file: Path) -> dict[str, str]:
+    """The least that ticketd can run on, and everything."""
+    found = {"TICKETD_TOKENS_FILE": str(tokens_file)}
+    if request.param == "memory":
+        return found
+    storage: Storage = request.getfixturevalue("storage")
+    url: str = request.getfixturevalue("database_url")
+    return found | {"DATABASE_URL": url} | storage.settings
+
+
+def run_schemathesis(url: str, directory: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """With all checks and all phases; the same cases at every run."""
     command: list[str | Path] = [Path(sys.executable).with_name("schemathesis")]
     command += ["--config-file", PROJECT / "tests/ticketd/schemathesis.toml"]
     command += ["run", CONTRACT, "--url", url, "--header", f"Authorization: Bearer {TOKEN}"]
     command += ["--checks", "all", "--max-examples", str(CASES_AN_OPERATION), "--no-color"]
     command += ["--generation-deterministic", "--continue-on-failure", "--request-timeout", "10"]
+    command += options
     environment = {
         "PATH": os.defpath,
         "HOME": str(directory),
@@ -57,16 +71,17 @@ def run_schemathesis(url: str, directory: Path) -> subprocess.CompletedProcess[s
 
 
 def test_server_answers_as_the_contract_says(
-    start_daemon: StartDaemon,
-    store_environment: dict[str, str],
-    tokens_file: Path,
-    tmp_path: Path,
+    start_daemon: StartDaemon, environment: dict[str, str], tmp_path: Path
 ) -> None:
-    environment = store_environment | {"TICKETD_TOKENS_FILE": str(tokens_file)}
     daemon = start_daemon("ticketd", environment).wait_ready()
-    result = run_schemathesis(daemon.url, tmp_path)
+    operations, options = OPERATIONS, []
+    if "S3_BUCKET" not in environment:
+        # Each of them answers 501 there, which schemathesis takes for a defect.
+        operations -= OF_ATTACHMENTS
+        options = ["--exclude-path-regex", "attachments"]
+    result = run_schemathesis(daemon.url, tmp_path, *options)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert f"Tested: {OPERATIONS}\n" in result.stdout
+    assert f"Tested: {operations}\n" in result.stdout
     assert daemon.events("request_failed") == []
     assert "Traceback" not in daemon.text()
 

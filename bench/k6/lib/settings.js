@@ -8,6 +8,7 @@ export const rate = number('RATE', 200);
 export const seconds = number('SECONDS', 10);
 export const connections = number('CONNECTIONS', 200);
 export const run = number('RUN', 0);
+export const attachments = number('ATTACHMENTS', 0);
 export const p99Milliseconds = number('P99_MS', 250);
 
 // An open model: iterations start at the rate, whether the earlier ones are done or not.

@@ -8,7 +8,7 @@ import { baseUrl, run, token } from './settings.js';
 const refused = new Counter('refused');
 const failed = new Counter('failed');
 
-const authorization = token ? { Authorization: `Bearer ${token}` } : {};
+export const authorization = token ? { Authorization: `Bearer ${token}` } : {};
 const tags = (route) => ({ route });
 const reading = { headers: authorization, tags: tags('GET /tickets/{id}') };
 const listing = { headers: authorization, tags: tags('GET /tickets') };
@@ -29,10 +29,10 @@ const AFTER =
 const QUERIES = ['', '?status=new', '?priority=urgent', '?status=in_progress&priority=high'];
 
 const number = () => `${run}-${exec.scenario.iterationInTest}`;
-const any = (values) => values[Math.floor(Math.random() * values.length)];
+export const any = (values) => values[Math.floor(Math.random() * values.length)];
 
 // 503 is a refusal, the honest answer of an overloaded service; anything else unexpected is a failure.
-function account(response, expected) {
+export function account(response, expected) {
   if (response.status === 503) refused.add(1);
   else if (response.status !== expected) failed.add(1);
 }

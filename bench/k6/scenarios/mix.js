@@ -1,7 +1,10 @@
-// 80 % reads, 20 % writes: lists 45, gets 35, creates 13, patches 7 of 100, at RATE a second.
+// 80 % reads, 20 % writes: lists 45, gets 35, creates 13, patches 7 of 100, at RATE a second. With
+// ATTACHMENTS=1, where ticketd has an S3 store, 1 of 100 is an attachment instead of a patch: announced,
+// uploaded, completed.
 
+import { attach } from '../lib/attachments.js';
 import { ids } from '../lib/ids.js';
-import { openModel } from '../lib/settings.js';
+import { attachments, openModel } from '../lib/settings.js';
 import { create, list, patch, read } from '../lib/tickets.js';
 
 export { handleSummary } from '../lib/summary.js';
@@ -12,7 +15,8 @@ export const options = openModel({
 
 export default function () {
   const chance = Math.random() * 100;
-  if (chance < 45) list();
+  if (chance >= 100 - attachments) attach(ids);
+  else if (chance < 45) list();
   else if (chance < 80) read(ids);
   else if (chance < 93) create();
   else patch(ids);

@@ -51,13 +51,15 @@ class Receiver:
     bury_error: str | None = None
     arrived: list[QueuedRow] = field(default_factory=list)
     sent: list[QueuedRow] = field(default_factory=list)
+    begun_at: list[float] = field(default_factory=list)
     buried: list[tuple[QueuedRow, Failure]] = field(default_factory=list)
     under_way: set[str] = field(default_factory=set)
     hanging: list[tuple[QueuedRow, Settle]] = field(default_factory=list)
     twice_under_way: list[str] = field(default_factory=list)
 
-    def send(self, row: QueuedRow, settle: Settle) -> None:
+    def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         self.sent.append(row)
+        self.begun_at.append(begun_at)
         if row.key in self.under_way:
             self.twice_under_way.append(row.key)
         self.under_way.add(row.key)

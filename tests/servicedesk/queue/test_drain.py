@@ -149,6 +149,31 @@ async def test_nothing_is_sent_while_the_circuit_is_open(database_url: str) -> N
         assert len(receiver.sent) == tried
 
 
+async def test_part_of_the_far_side_that_is_away_costs_no_attempt_and_holds_up_no_other(
+    database_url: str,
+) -> None:
+    ticket, healthy = tickets(2)
+    fill(database_url, [ticket], 2)
+    away = True
+    receiver = Receiver(
+        answer=lambda row: None if away and row.aggregate_id == ticket else Acknowledged()
+    )
+    settings = replace(SETTINGS, far_side_has_parts=True, max_attempts=1)
+    async with working(database_url, OUTBOX, receiver, settings) as worker:
+        # More than three times, so the key is set aside and comes back.
+        for times in range(1, 6):
+            await until(lambda: len(receiver.hanging) == 1, "row under way")
+            fill(database_url, [healthy], 1)
+            await until(receiver.has_taken(times), "a row of the other key")
+            receiver.let_go(Unreachable(error="_MSG_TIMED_OUT: no leader"))
+        assert "circuit_opened" not in worker.log.getvalue()
+        away = False
+        await until(receiver.has_taken(5 + 2), "all rows")
+    assert receiver.order_of(ticket) == [1, 2]
+    assert count(database_url, "SELECT count(*) FROM outbox_parked") == 0
+    assert count(database_url, "SELECT count(*) FROM outbox_dead") == 0
+
+
 async def test_row_that_alone_finds_the_far_side_away_is_parked_at_last(database_url: str) -> None:
     poisoned, healthy = tickets(2)
     fill(database_url, [poisoned], 1)

@@ -1,6 +1,7 @@
 """Several workers on one queue: fair shares, hand-over, take-over, what a lost lease forbids."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import psycopg
@@ -167,6 +168,26 @@ async def test_worker_that_cannot_renew_stops_sending_before_its_lease_ends(
             assert len(receiver.sent) == 1
             blocker.rollback()
         await until(lambda: len(receiver.arrived) == 11, "the rows after the lock")
+
+
+async def test_worker_that_is_stopped_within_a_turn_sends_nothing_more_in_it(
+    database_url: str,
+) -> None:
+    """Ten rows are due in one turn of the loop; with the first one the world stands still until
+    another worker has the leases."""
+
+    def stand_still(row: QueuedRow) -> Outcome:
+        if len(receiver.sent) == 1:
+            time.sleep(SETTINGS.lease_seconds)
+            with psycopg.connect(database_url) as thief:
+                thief.execute(STEAL)
+        return Acknowledged()
+
+    fill(database_url, tickets(10), 1)
+    receiver = Receiver(answer=stand_still)
+    async with working(database_url, OUTBOX, receiver) as worker:
+        await until(lambda: worker.metric("outbox_lease_lost_total") == 64, "loss of the leases")
+        assert len(receiver.sent) == 1
 
 
 async def test_worker_keeps_working_when_its_connections_are_cut(database_url: str) -> None:
