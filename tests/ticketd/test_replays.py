@@ -26,7 +26,9 @@ KEYS = 12
 @asynccontextmanager
 async def beside(database_url: str, redis_url: str, **more: str) -> AsyncIterator[Running]:
     """ticketd, connected to Redis."""
-    environment = {"DATABASE_URL": database_url, "REDIS_URL": redis_url} | more
+    # So long that a busy machine is not taken for a slow Redis.
+    patience = {"TICKETD_REDIS_TIMEOUT": "5s"}
+    environment = {"DATABASE_URL": database_url, "REDIS_URL": redis_url} | patience | more
     async with running(environment) as app:
         await until(lambda: is_up(app))
         await repeat_often(app)
