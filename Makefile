@@ -81,12 +81,16 @@ migrate: $(STAMP) ## Bring the database at DATABASE_URL to the newest schema
 	@$(BIN)/python -m servicedesk.migrate
 
 .PHONY: bench
-bench: $(STAMP) ## Load ticketd with wrk and k6, keep the figures (ARGS="--scenarios create,read --rounds 3")
+bench: $(STAMP) $(if $(findstring fastapi,$(ARGS)),$(PEERS)) ## Load ticketd with wrk and k6, keep the figures (ARGS="--scenarios create,read --rounds 3")
 	@exec $(BIN)/python -m bench $(ARGS)
 
-.PHONY: bench-peers
-bench-peers: $(PEERS) ## The same load on ticketd, FastAPI, Go and pgbench, interleaved
-	@exec $(BIN)/python -m bench --peers fastapi,go,pgbench --scenarios create,read $(ARGS)
+.PHONY: bench-relay
+bench-relay: $(STAMP) ## Drain an outbox into Apache Kafka, and at steady rates (ARGS="--peers debezium --rounds 3")
+	@exec $(BIN)/python -m bench.queues relay $(ARGS)
+
+.PHONY: bench-notify
+bench-notify: $(STAMP) ## Take a topic of Apache Kafka in, and deliver it (ARGS="--scenarios ingest")
+	@exec $(BIN)/python -m bench.queues notify $(ARGS)
 
 .PHONY: bench-micro
 bench-micro: $(STAMP) ## Measure the small hot pieces and compare with the run before (ARGS="-k envelope")

@@ -227,7 +227,9 @@ def _git(*arguments: str, reason: str, directory: Path = PROJECT) -> None:
 def fastapi(database_url: str, folder: Path, workers: int) -> Service:
     """Raises LeftOutError when its packages are not installed."""
     if not PEERS_PYTHON.exists():
-        raise LeftOutError("FastAPI and its packages are not installed; run: make bench-peers")
+        raise LeftOutError(
+            "FastAPI and its packages are not installed; make bench with fastapi in ARGS does it"
+        )
     port = free_port()
     return _peer(
         name="fastapi",

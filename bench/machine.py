@@ -9,7 +9,15 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[1]
-PACKAGES = ("uvloop", "httptools", "orjson", "psycopg", "psycopg-pool", "prometheus-client")
+PACKAGES = (
+    "uvloop",
+    "httptools",
+    "orjson",
+    "psycopg",
+    "psycopg-pool",
+    "prometheus-client",
+    "confluent-kafka",
+)
 
 
 def machine() -> dict[str, Any]:
@@ -57,7 +65,10 @@ def commit() -> tuple[str, bool]:
     found = output_of(["git", "rev-parse", "HEAD"])
     if found is None or len(found) != 40:
         return "unknown", True
-    code = ["servicedesk", "ticketd", "relayd", "notifyd", "deploy", "bench", "sql", "requirements"]
+    code = [
+        "servicedesk", "ticketd", "relayd", "notifyd", "bench", "deploy", "sql", "requirements",
+        "setup.cfg",
+    ]  # fmt: skip
     changes = output_of(["git", "status", "--porcelain", "--untracked-files=no", "--", *code])
     return found, changes is not None
 

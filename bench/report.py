@@ -12,6 +12,8 @@ from bench.delivery import FAULTS, fill_scenarios, read_scenarios
 from bench.iterations import fill
 from bench.machine import PROJECT
 from bench.percentiles import Spread, ratios, spread_of
+from bench.queues.report import described, is_of_queues
+from bench.queues.report import sections as queue_sections
 from bench.result import RESULTS, Result, ResultError, Sample, read_results
 from bench.table import groups, median
 from bench.wanted import wanted_table
@@ -41,10 +43,13 @@ def report(results: Sequence[Result]) -> tuple[str, dict[str, str]]:
     sections = [INTRODUCTION]
     if not results:
         return "\n\n".join([*sections, "There are no results yet: `make bench`."]) + "\n", charts
-    for make in (_wanted, _peers, _latency, _overload, _iterations, _newest):
-        section = make(results, charts)
-        if section:
+    http = [result for result in results if not is_of_queues(result)]
+    sections.append(_wanted(results))
+    for make in (_peers, _latency, _overload, _iterations, _newest):
+        if http and (section := make(http, charts)):
             sections.append(section)
+    if queues := queue_sections([result for result in results if is_of_queues(result)]):
+        sections.append(queues)
     return "\n\n".join(sections) + "\n", charts
 
 
@@ -77,8 +82,7 @@ def main() -> int:
     return 0
 
 
-def _wanted(results: Sequence[Result], charts: dict[str, str]) -> str:
-    del charts
+def _wanted(results: Sequence[Result]) -> str:
     explanation = (
         "From the newest run that has it; medians of the rounds, ratios taken round by round. "
         "What is missed is told in [iterations](iterations/README.md)."
@@ -202,6 +206,8 @@ def _newest(results: Sequence[Result], charts: dict[str, str]) -> str:
 
 
 def _described(result: Result) -> str:
+    if is_of_queues(result):
+        return described(result)
     return f"{_facts(result)}\n\n{_table(result, (*CLOSED, *OPEN))}"
 
 

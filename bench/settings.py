@@ -102,62 +102,81 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     known = ",".join(SCENARIOS)
     add("--scenarios", type=_scenarios, default=tuple(SCENARIOS), help=f"of {known}; all of them")
-    add("--rounds", type=_count, default=3, help="samples of each, interleaved; 3")
-    add("--seconds", type=_positive, default=5.0, help="of load in a sample; 5")
-    add("--warmup", type=_positive, default=1.0, help="seconds of load before each sample; 1")
-    add("--label", type=_name, default="trial", help="names the iteration in the report")
+    add("--rounds", type=count_argument, default=3, help="samples of each, interleaved; 3")
+    add("--seconds", type=positive_argument, default=5.0, help="of load in a sample; 5")
+    add(
+        "--warmup",
+        type=positive_argument,
+        default=1.0,
+        help="seconds of load before each sample; 1",
+    )
+    add("--label", type=name_argument, default="trial", help="names the iteration in the report")
     add("--trial", action="store_true", help="the machine is shared or the durations are short")
-    add("--variant", type=_variant, action="append", default=[], metavar="NAME:VAR=VALUE,…",
+    add("--variant", type=variant_argument, action="append", default=[], metavar="NAME:VAR=VALUE,…",
         help="another ticketd with these settings, interleaved; repeatable; REDIS_URL=run is the "
         "run's own Redis")  # fmt: skip
-    add("--commit", type=_commit, action="append", default=[], metavar="NAME=REVISION",
+    add("--commit", type=version_argument, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
         help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
-    add("--distance", type=_positive, default=0.0, metavar="MILLISECONDS",
+    add("--distance", type=positive_argument, default=0.0, metavar="MILLISECONDS",
         help="round trip added between every service and PostgreSQL; none")  # fmt: skip
     add("--redis", action="store_true", help="every ticketd also beside a Redis of the run")
     add("--keyed", action="store_true",
         help="every ticketd also with an Idempotency-Key on each create (wrk only)")  # fmt: skip
-    add("--workers", type=_counts, default=(1,), help="of each ticketd, such as 1,2,4; 1")
+    add("--workers", type=counts_argument, default=(1,), help="of each ticketd, such as 1,2,4; 1")
     add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
-    add("--fastapi-workers", type=_count, default=1, help="processes of uvicorn; 1")
-    add("--tickets", type=_count, default=100_000, help="in the table before each sample; 100,000")
-    add("--wrk-threads", type=_count, default=1, help="1")
-    add("--jobs", type=_count, default=2, help="threads of pgbench; 2")
+    add("--fastapi-workers", type=count_argument, default=1, help="processes of uvicorn; 1")
+    add(
+        "--tickets",
+        type=count_argument,
+        default=100_000,
+        help="in the table before each sample; 100,000",
+    )
+    add("--wrk-threads", type=count_argument, default=1, help="1")
+    add("--jobs", type=count_argument, default=2, help="threads of pgbench; 2")
     add("--shares", type=_shares, default=(0.25, 0.5, 0.75, 0.9), help="0.25,0.5,0.75,0.9")
-    add("--overload", type=_positive, default=3.0, help="times capacity; 3")
-    add("--capacity", type=_positive, default=None,
+    add("--overload", type=positive_argument, default=3.0, help="times capacity; 3")
+    add("--capacity", type=positive_argument, default=None,
         help="creates/s for latency and overload; else measured with wrk first")  # fmt: skip
     add("--generator", choices=("auto", "k6", "open"), default="auto",
         help="k6, or our open model, which costs less; auto: k6 for low rates")  # fmt: skip
-    add("--open-connections", type=_count, default=1000, help="of the open model at most; 1,000")
+    add(
+        "--open-connections",
+        type=count_argument,
+        default=1000,
+        help="of the open model at most; 1,000",
+    )
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
     add("--no-result", action="store_true", help="print the table and write no file")
     return parser
 
 
-def _count(text: str) -> int:
+def count_argument(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError("must be 1 or more")
     return value
 
 
-def _positive(text: str) -> float:
+def positive_argument(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e9:
         raise argparse.ArgumentTypeError("must be above 0")
     return value
 
 
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(_count(part) for part in text.split(","))
+def counts_argument(text: str) -> tuple[int, ...]:
+    return tuple(count_argument(part) for part in text.split(","))
 
 
 def _shares(text: str) -> tuple[float, ...]:
-    return tuple(_positive(part) for part in text.split(","))
+    return tuple(positive_argument(part) for part in text.split(","))
+
+
+def names_argument(text: str) -> tuple[str, ...]:
+    return tuple(part for part in text.split(",") if part)
 
 
 def _scenarios(text: str) -> tuple[str, ...]:
@@ -169,19 +188,19 @@ def _peers(text: str) -> tuple[str, ...]:
 
 
 def _among(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
-    names = tuple(part for part in text.split(",") if part)
+    names = names_argument(text)
     if unknown := set(names) - set(known):
         raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: not one of {', '.join(known)}")
     return names
 
 
-def _name(text: str) -> str:
+def name_argument(text: str) -> str:
     if not NAME.fullmatch(text):
         raise argparse.ArgumentTypeError("takes lower-case letters, digits and . + _ -")
     return text
 
 
-def _variant(text: str) -> Variant:
+def variant_argument(text: str) -> Variant:
     name, _, assignments = text.partition(":")
     environment = {}
     for assignment in filter(None, assignments.split(",")):
@@ -190,18 +209,20 @@ def _variant(text: str) -> Variant:
             raise argparse.ArgumentTypeError(f"{assignment} is not VARIABLE=VALUE")
         environment[variable] = value
     redis = environment.pop("REDIS_URL", "") == OWN_REDIS
-    return Variant(name=_name(name), environment=environment, redis=redis)
+    return Variant(name=name_argument(name), environment=environment, redis=redis)
 
 
 def _study(text: str) -> Variant:
     try:
-        return Variant(name=_name(text), commit=base_of(f"{text}.patch"), patch=f"{text}.patch")
+        return Variant(
+            name=name_argument(text), commit=base_of(f"{text}.patch"), patch=f"{text}.patch"
+        )
     except LeftOutError as reason:
         raise argparse.ArgumentTypeError(str(reason)) from reason
 
 
-def _commit(text: str) -> Variant:
+def version_argument(text: str) -> Variant:
     name, equals, revision = text.partition("=")
     if not equals or not revision or revision.startswith("-"):
         raise argparse.ArgumentTypeError("is not NAME=REVISION")
-    return Variant(name=_name(name), commit=revision)
+    return Variant(name=name_argument(name), commit=revision)

@@ -11,6 +11,7 @@ from bench.result import Result, Sample
 
 OWN = "ticketd"
 UNBATCHED = "nobatch"
+RELAY_RATE = 2_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +115,32 @@ def alone_to_unbatched(result: Result) -> Spread | None:
     return ratios(_rates(own), _rates(other)) if own and other else None
 
 
+def rate_of(scenario: str, contestant: str) -> Callable[[Result], Spread | None]:
+    """Events per second."""
+
+    def found(result: Result) -> Spread | None:
+        rates = _rates(_of(result, scenario, contestant))
+        return spread_of(rates) if rates else None
+
+    return found
+
+
+def rate_to_other(scenario: str, own: str, other: str) -> Callable[[Result], Spread | None]:
+    """The ratio of rates of two contestants, round by round."""
+
+    def found(result: Result) -> Spread | None:
+        above, below = _of(result, scenario, own), _of(result, scenario, other)
+        return ratios(_rates(above), _rates(below)) if above and below else None
+
+    return found
+
+
+def relay_latency(result: Result) -> Spread | None:
+    """The p99 of relayd at 2,000 events/s, in milliseconds."""
+    samples = [s for s in _of(result, "relay-steady", "relayd") if s.figures.offered == RELAY_RATE]
+    return spread_of(list(_p99(samples))) if samples else None
+
+
 def _is_near(offered: float | None, rate: float) -> bool:
     return offered is not None and abs(offered - rate) <= 0.02 * rate
 
@@ -145,4 +172,16 @@ BARS = (
         found=overload_to_capacity(_p99_of)),
     Bar(what="a lone caller's creates/s, to those without batches", bar=1, at_most=False,
         found=alone_to_unbatched),
+    Bar(what="events/s of one relayd to Apache Kafka, acks=all", bar=50_000, at_most=False,
+        found=rate_of("relay-drain", "relayd")),
+    Bar(what="events/s of one relayd, to Debezium", bar=5, at_most=False,
+        found=rate_to_other("relay-drain", "relayd", "debezium")),
+    Bar(what="commit to acknowledgement at 2,000 events/s, p99, ms", bar=50, at_most=True,
+        found=relay_latency),
+    Bar(what="a full outbox beside an old snapshot, to without it", bar=0.99, at_most=False,
+        found=rate_to_other("relay-held-drain", "relayd-held", "relayd")),
+    Bar(what="800 events/s beside an old snapshot, to without it", bar=0.99, at_most=False,
+        found=rate_to_other("relay-held-steady", "relayd-held", "relayd")),
+    Bar(what="events/s taken in by one notifyd", bar=30_000, at_most=False,
+        found=rate_of("notify-ingest", "notifyd")),
 )  # fmt: skip

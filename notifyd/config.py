@@ -96,7 +96,7 @@ class Config:
             database_url=database_url(env),
             shutdown_seconds=env.seconds("SHUTDOWN_TIMEOUT", 10.0, minimum=0.1, maximum=3600.0),
             kafka=read_kafka(env),
-            ingest_batch=env.integer("NOTIFYD_INGEST_BATCH", 500, minimum=1, maximum=10_000),
+            ingest_batch=env.integer("NOTIFYD_INGEST_BATCH", 2_000, minimum=1, maximum=10_000),
             retention=_retention(env),
             delivery=delivery,
             subscriptions=_subscriptions(env, channels, webhooks),

@@ -5,7 +5,7 @@ It can be read back, so that the row goes into the outbox again as it was.
 
 import orjson
 
-from relayd.producer import Headers
+from relayd.record import Headers
 from servicedesk.bucket import bucket_of
 from servicedesk.correlation import sane_traceparent
 from servicedesk.event import Event, MalformedEventError, parse_envelope, rfc3339
@@ -29,7 +29,7 @@ def dead_letter_headers(row: QueuedRow, failure: Failure, *, original_topic: str
     error_class, _, message = failure.error.partition(": ")
     return [
         ("dlq_original_topic", original_topic.encode()),
-        ("dlq_event_id", str(row.event_id).encode()),
+        ("dlq_event_id", row.event_id.encode()),
         ("dlq_key", row.key.encode()),
         ("dlq_attempts", str(failure.attempts).encode()),
         ("dlq_first_failed_at", rfc3339(failure.first_failed_at).encode()),
@@ -68,9 +68,8 @@ def _outbox_row(event: Event, key: str) -> QueuedRow:
         bucket=bucket_of(key),
         id=0,
         receiver="",
-        aggregate_id=event.aggregate_id,
         sequence=event.sequence,
-        event_id=event.event_id,
+        event_id=str(event.event_id),
         event_type=event.event_type,
         headers=orjson.dumps({k: v for k, v in correlation.items() if v is not None}).decode(),
         payload=event.payload,

@@ -9,17 +9,17 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from relayd.notices import LibrdkafkaHandler, Notices
+from relayd.record import Headers
 from relayd.verdict import kafka_text
 
 # Delivery reports are fetched on the loop's thread by a timer, not by a thread of their own: that
 # thread would have to win the interpreter's lock once a report, and was slower when it was tried.
-POLL_SECONDS = 0.001
+POLL_SECONDS = 0.002
 IDLE_POLL_SECONDS = 0.25
 # Small against what a topic accepts: a broker that refuses a batch refuses all rows in it, and each
 # has to be sent again alone.
@@ -28,8 +28,6 @@ QUEUE_KIBIBYTES = 262_144
 LEAST_SOCKET_MS = 2_000
 CLOSE_SECONDS = 1.0
 
-# Any: lists are invariant, and the driver's stubs want str | bytes | None.
-Headers = list[tuple[str, Any]]
 Report = Callable[[KafkaError | None], None]
 
 GONE = KafkaError(KafkaError._PURGE_QUEUE)  # noqa: SLF001 - librdkafka's name for it
@@ -78,6 +76,19 @@ class ProducerSettings:
         }
 
 
+class UnderWay:
+    """A message that librdkafka has, and its delivery callback."""
+
+    __slots__ = ("_producer", "report")
+
+    def __init__(self, producer: "IdempotentProducer", report: Report) -> None:
+        self._producer = producer
+        self.report = report
+
+    def __call__(self, error: KafkaError | None, _message: Message) -> None:
+        self._producer.delivered(self, error)
+
+
 class IdempotentProducer:
     """Must be made and used on the event loop's thread, except for `probe`."""
 
@@ -86,8 +97,7 @@ class IdempotentProducer:
         self.failure: str | None = None
         self._notices = notices
         self._loop = asyncio.get_running_loop()
-        self._under_way: dict[int, Report] = {}
-        self._sent = 0
+        self._under_way: set[UnderWay] = set()
         self._reported: list[tuple[Report, KafkaError | None]] = []
         self._retired = False
         self._ending: threading.Thread | None = None
@@ -105,7 +115,7 @@ class IdempotentProducer:
         self,
         topic: str,
         value: bytes,
-        key: bytes,
+        key: str,
         headers: Headers,
         report: Report,
         *,
@@ -117,21 +127,20 @@ class IdempotentProducer:
         Raises BufferError when the queue is full, and KafkaException when librdkafka refuses the
         message; `report` is then not called.
         """
-        number = self._sent
+        message = UnderWay(self, report)
         try:
             self._producer.produce(
                 topic,
                 value,
                 key,
                 headers=headers,
-                on_delivery=partial(self._on_delivery, number),
+                on_delivery=message,
                 timestamp=int(timestamp * 1000),
             )
         except KafkaException as error:
             self._note_failure(error.args[0])
             raise
-        self._sent = number + 1
-        self._under_way[number] = report
+        self._under_way.add(message)
         if self._idle:
             self._timer.cancel()
             self._idle = False
@@ -160,13 +169,13 @@ class IdempotentProducer:
         self._retired = True
         self._timer.cancel()
         self._settle()
-        reports, self._under_way = list(self._under_way.values()), {}
+        left, self._under_way = self._under_way, set()
         self._ending = threading.Thread(
             target=_end, args=(self._producer,), name="kafka-end", daemon=True
         )
         self._ending.start()
-        for report in reports:
-            report(GONE)
+        for message in left:
+            message.report(GONE)
 
     def close(self) -> None:
         """Retire, and wait for the end for a moment; blocks for up to `CLOSE_SECONDS`."""
@@ -196,11 +205,13 @@ class IdempotentProducer:
             for report, error in reported:
                 report(error)
 
-    def _on_delivery(self, number: int, error: KafkaError | None, _message: Message) -> None:
+    def delivered(self, message: "UnderWay", error: KafkaError | None) -> None:
+        """What became of a message; called by the message itself."""
         # A retired producer reports from the thread that ends it, and has been answered for.
         if self._retired:
             return
-        self._reported.append((self._under_way.pop(number), error))
+        self._under_way.discard(message)
+        self._reported.append((message.report, error))
         if error is not None:
             self._note_failure(error)
 

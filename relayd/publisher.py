@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
-import orjson
 from confluent_kafka import KafkaError, KafkaException
 
 from relayd.background import on_thread
 from relayd.config import WAITING_SHARE
 from relayd.dead_letter import VALUE_OMITTED, dead_letter_headers
 from relayd.notices import Notices
-from relayd.producer import Headers, IdempotentProducer, ProducerSettings, Report
+from relayd.producer import IdempotentProducer, ProducerSettings, Report
+from relayd.record import Headers, record
 from relayd.verdict import kafka_text, verdict
 from servicedesk.backoff import Backoff
-from servicedesk.event import Event, envelope, kafka_headers
 from servicedesk.queue.row import Acknowledged, Failure, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError, Settle
 
@@ -105,7 +104,7 @@ class Publisher:
 
     def send(self, row: QueuedRow, settle: Settle, begun_at: float) -> None:
         try:
-            value, headers = _record(row)
+            value, headers = record(row)
         except Exception as error:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
@@ -118,7 +117,7 @@ class Publisher:
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
         try:
-            value, headers = _record(row)
+            value, headers = record(row)
         except Exception:
             # What cannot be encoded is told by the headers alone.
             value, headers = b"", []
@@ -155,7 +154,9 @@ class Publisher:
 
     def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._usable_producer()
+        producer = self._producer
+        if producer is None or producer.failure is not None:
+            producer = self._usable_producer()
         if producer is None or self._unprepared:
             sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
@@ -175,7 +176,7 @@ class Publisher:
             producer.produce(
                 self._topic,
                 sent.value,
-                sent.row.key.encode(),
+                sent.row.key,
                 sent.headers,
                 report,
                 timestamp=sent.timestamp,
@@ -274,26 +275,10 @@ class Publisher:
 
         try:
             producer.produce(
-                self._dlq_topic, value, row.key.encode(), headers, report, timestamp=time.time()
+                self._dlq_topic, value, row.key, headers, report, timestamp=time.time()
             )
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:
             return cast("KafkaError", refusal.args[0])
         return await acknowledged
-
-
-def _record(row: QueuedRow) -> tuple[bytes, Headers]:
-    """The envelope and the headers of a row. Raises ValueError or TypeError on a malformed one."""
-    correlation = orjson.loads(row.headers)
-    event = Event(
-        event_id=row.event_id,
-        event_type=row.event_type,
-        occurred_at=row.created_at,
-        aggregate_id=row.aggregate_id,
-        sequence=row.sequence,
-        request_id=correlation.get("request_id"),
-        traceparent=correlation.get("traceparent"),
-        payload=row.payload,
-    )
-    return envelope(event), kafka_headers(event)

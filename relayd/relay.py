@@ -19,6 +19,7 @@ from relayd.publisher import Publisher
 from relayd.topics import Topics, ensure_topics
 from servicedesk.admin import AdminServer, Probes
 from servicedesk.backoff import Backoff
+from servicedesk.collector import collect_seldom
 from servicedesk.database import AWAY, SchemaError, create_pool, require_schema
 from servicedesk.environment import SettingError
 from servicedesk.logs import Log
@@ -108,6 +109,7 @@ class Relay:
             random=random.random,
         )
         self._log.info("started", owner=self._owner, topic=self._config.kafka_topic)
+        collect_seldom()
         url = self._config.database_url
         beside = [
             asyncio.create_task(prepare(publisher)),

@@ -1,5 +1,6 @@
 """PostgreSQL: the pool, the schema version a daemon needs, and which errors mean "it is away"."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ AWAY = (
     PoolTimeout,
 )
 
+SESSION: Mapping[str, str] = {
+    "timezone": "UTC",
+    # A session that hangs in a transaction would hold the queues back: see docs/decisions.
+    "idle_in_transaction_session_timeout": "30s",
+}
+# A queue's table is almost empty most of the time, and a plan made then is kept. To such a plan a
+# scan of the whole table looks cheap; later it would go through every dead row.
+QUEUE_SESSION: Mapping[str, str] = {**SESSION, "enable_seqscan": "off", "jit": "off"}
+
 
 class SchemaError(Exception):
     """The database's schema is older than this code, or was never migrated."""
@@ -44,7 +54,7 @@ def create_pool(
         # after it. With its default of five minutes an outage goes on for as long as it lasted.
         reconnect_timeout=3,
         open=False,
-        kwargs=_connection_settings(application),
+        kwargs=_connection_settings(application, QUEUE_SESSION),
     )
 
 
@@ -53,7 +63,7 @@ async def connect(url: str, *, application: str) -> AsyncConnection[tuple[object
     return await AsyncConnection.connect(url, **_connection_settings(application))
 
 
-def _connection_settings(application: str) -> dict[str, Any]:
+def _connection_settings(application: str, session: Mapping[str, str] = SESSION) -> dict[str, Any]:
     return {
         "autocommit": True,
         "application_name": application,
@@ -66,8 +76,7 @@ def _connection_settings(application: str) -> dict[str, Any]:
         "keepalives_interval": 5,
         "keepalives_count": 3,
         "prepare_threshold": 0,
-        # A session that hangs in a transaction would hold the queues back: see docs/decisions.
-        "options": "-c timezone=UTC -c idle_in_transaction_session_timeout=30s",
+        "options": " ".join(f"-c {name}={value}" for name, value in session.items()),
     }
 
 

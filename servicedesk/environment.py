@@ -20,8 +20,11 @@ UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 # Kafka refuses the two names that are paths.
 KAFKA_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
-# These URLs may leave the host out: the server then listens on a socket file of this machine.
+# These URLs may leave the host out (the server then listens on a socket file of this machine), and
+# may name several. Source: libpq, chapter 34.1.1.3 (specifying multiple hosts).
 POSTGRES_SCHEMES = frozenset({"postgresql", "postgres"})
+# Which of several hosts to stay with, for a program that writes.
+WRITABLE = ("read-write", "primary")
 
 Choice = TypeVar("Choice", bound=str)
 
@@ -150,23 +153,21 @@ class Environment:
         return Address(host.strip("[]") or "127.0.0.1", int(port))
 
     def url(self, name: str, schemes: tuple[str, ...], *, example: str) -> str | None:
-        """A URL with one of the schemes and a host. The value never appears in the error: it may
-        hold a password."""
+        """A URL with one of the schemes and a host; one of PostgreSQL may have several. The value
+        never appears in the error: it may hold a password."""
         value = self.optional(name)
         if value is None:
             return None
-        try:
-            parts = urlsplit(value)
-            malformed = (
-                parts.scheme not in schemes
-                or parts.port == 0
-                or not (parts.hostname or parts.scheme in POSTGRES_SCHEMES)
-                or (parts.scheme in POSTGRES_SCHEMES and not _is_conninfo(value))
-            )
-        except ValueError:
-            malformed = True
-        if malformed:
+        scheme = value.partition(":")[0]
+        is_sound = _is_conninfo if scheme in POSTGRES_SCHEMES else _has_host
+        if scheme not in schemes or not is_sound(value):
             raise SettingError(name, f"is malformed; it takes a URL such as {example}")
+        if scheme in POSTGRES_SCHEMES and not _leads_to_primary(value):
+            raise SettingError(
+                name,
+                "names several hosts and could lead to one that takes no writes; "
+                "add target_session_attrs=read-write to its parameters",
+            )
         return value
 
     def kafka_name(self, name: str, default: str) -> str:
@@ -180,13 +181,39 @@ class Environment:
         return value
 
 
-def _is_conninfo(value: str) -> bool:
-    """Whether libpq can read it; when it cannot, its own error repeats a part, perhaps a secret."""
+def _has_host(value: str) -> bool:
     try:
-        conninfo_to_dict(value)
+        parts = urlsplit(value)
+        return bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _is_conninfo(value: str) -> bool:
+    """Whether libpq can connect by it; when it cannot, its own error repeats a part, perhaps a
+    secret: an @ in a password that is not written %40 makes the rest of it a part of the host."""
+    try:
+        found = conninfo_to_dict(value)
     except psycopg.ProgrammingError:
         return False
-    return True
+    hosts, ports = (str(found.get(part) or "").split(",") for part in ("host", "port"))
+    return (
+        len(ports) in {1, len(hosts)}
+        and all(port == "" or _is_port(port) for port in ports)
+        and (all(hosts) or len(hosts) == 1)
+        and not any("@" in host for host in hosts)
+    )
+
+
+def _leads_to_primary(value: str) -> bool:
+    """Whether a connection is surely to a server that can be written to, or to the only one."""
+    found = conninfo_to_dict(value)
+    several = any("," in str(found.get(part) or "") for part in ("host", "hostaddr"))
+    return not several or found.get("target_session_attrs") in WRITABLE
+
+
+def _is_port(text: str) -> bool:
+    return re.fullmatch(r"\d{1,5}", text, re.ASCII) is not None and 0 < int(text) <= 65535
 
 
 def _is_every_host(host: str) -> bool:

@@ -42,7 +42,11 @@ class Event:
 
 def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and a Z, the one way times are written in JSON here."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    # Several times as fast as isoformat, but without the microseconds where they are none.
+    found = orjson.dumps(moment, option=orjson.OPT_UTC_Z)[1:-1].decode()
+    return found if moment.microsecond else f"{found[:-1]}.000000Z"
 
 
 def envelope(event: Event) -> bytes:

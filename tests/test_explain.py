@@ -143,8 +143,8 @@ SAMPLES: dict[str, Parameters] = {
     | APART
     | {"safe_floors": [0, 59_000, 98_000, 0], "known": SOME},
     "QueueStore.READ_RECEIVER": BUCKETS | APART | {"receiver": "webhook", "ceiling": 99_000},
-    "QueueStore.NEWEST_ID": {},
-    "QueueStore.WRITERS": {},
+    "HorizonStore.NEWEST_ID": {},
+    "HorizonStore.WRITERS": {},
     "QueueStore.COMPLETE": {"buckets": [n % 64 for n in SOME], "ids": SOME},
     "QueueStore.COMPLETE_AND_KEEP": {"buckets": [n % 64 for n in SOME], "ids": SOME},
     "QueueStore.PARK": FAILED | {"attempts": 1, "wait": 1.5, "owner": "me", "epoch": 1},

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 from uuid import UUID
 
-from ticketd import binary
+from servicedesk import binary
+from servicedesk.wire import Statement, Wire
 from ticketd.events import TicketEvent
 from ticketd.idempotency import Key
 from ticketd.rows import ticket_of
 from ticketd.tickets import Ticket
-from ticketd.wire import Statement, Wire
 
 
 class Creation(NamedTuple):

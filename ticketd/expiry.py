@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 
 from servicedesk.database import AWAY
 from servicedesk.logs import Log
-from ticketd.wire import Connection
+from servicedesk.wire import Connection
 
 ROWS = 1000
 EVERY_SECONDS = 60.0

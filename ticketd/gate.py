@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from servicedesk.database import AWAY
 from servicedesk.logs import Log
+from servicedesk.wire import Connection
 from ticketd.pending import Pending, TaskPending
-from ticketd.wire import Connection
 
 LEASE_SECONDS = 0.3
 POLL_SECONDS = 0.1

@@ -5,7 +5,7 @@ Tickets of another database would be answered with otherwise, also of one that w
 
 from collections.abc import Awaitable, Callable
 
-from ticketd.wire import Connection
+from servicedesk.wire import Connection
 
 # Two small tables: a row for each migration, and the catalogue's row of this database.
 INSTALLATION = """

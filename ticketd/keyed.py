@@ -9,14 +9,14 @@ left. Repeating after a lost connection finds the own key, and so does no harm.
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ticketd import binary
+from servicedesk import binary
+from servicedesk.wire import Statement, Wire
 from ticketd.batches import Write, change_many, changes, creation, creations
 from ticketd.errors import OverloadedError
 from ticketd.events import TicketEvent
 from ticketd.idempotency import Kept, Key
 from ticketd.representation import ticket_json
 from ticketd.tickets import Ticket
-from ticketd.wire import Statement, Wire
 
 # A loser whose winner's key expires before it is read tries again; twice is very unlikely already.
 ATTEMPTS = 3

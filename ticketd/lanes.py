@@ -14,9 +14,9 @@ from typing import Generic, Protocol, TypeVar
 import psycopg
 
 from servicedesk.database import AWAY
+from servicedesk.wire import Connection, Wire
 from ticketd.errors import DatabaseUnavailableError, OverloadedError
 from ticketd.pending import Pending, Result, TaskPending
-from ticketd.wire import Connection, Wire
 
 Item = TypeVar("Item")
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import compress, product
 
-from ticketd import binary
+from servicedesk import binary
+from servicedesk.wire import Statement, Wire
 from ticketd.rows import ticket_of
 from ticketd.tickets import Ticket, TicketQuery
-from ticketd.wire import Statement, Wire
 
 FILTERS = ("status", "priority", "assignee")
 

@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
+from servicedesk.wire import Connection
 from ticketd.batches import Creation, Write, create_many, get_many
 from ticketd.errors import (
     DatabaseUnavailableError,
@@ -26,7 +27,6 @@ from ticketd.lanes import BatchObserver, Lanes, LaneSettings
 from ticketd.pages import pages
 from ticketd.representation import ticket_json
 from ticketd.tickets import Ticket, TicketQuery
-from ticketd.wire import Connection
 
 Change = Callable[[Ticket], Ticket]
 Describe = Callable[[Ticket, Ticket], TicketEvent]

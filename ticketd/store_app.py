@@ -7,6 +7,7 @@ from functools import partial
 
 from servicedesk.database import connect
 from servicedesk.logs import Log
+from servicedesk.wire import Connection
 from ticketd.cache import CachingStore, TicketCache
 from ticketd.config import Config
 from ticketd.expiry import KeyExpiry
@@ -22,7 +23,6 @@ from ticketd.redis_wire import RedisAddress
 from ticketd.replays import ReplayingStore, Replays
 from ticketd.store import PostgresTicketStore, TicketStore
 from ticketd.wakeup import OutboxSignal
-from ticketd.wire import Connection
 
 
 def build_store(

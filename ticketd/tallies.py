@@ -1,42 +1,14 @@
 """Observations counted in the process and handed over to the metrics together (decision 0010)."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
-
 from prometheus_client import Counter, Gauge, Histogram
+
+from servicedesk.tally import Tally
 
 SECONDS_BUCKETS = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 )  # fmt: skip
 AGE_BUCKETS = (0.01, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0)
 SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-
-
-class Tally:
-    """Observations of a histogram, counted here and handed over by `flush`: one hand-over writes to
-    the shared files what would otherwise be two writes each time."""
-
-    __slots__ = ("_bounds", "_counts", "_histogram", "_sum")
-
-    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
-        self._histogram = histogram
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def flush(self) -> None:
-        """The library has no public way to add more than one observation at once; a test holds this
-        against its `observe`."""
-        if any(self._counts):
-            self._histogram._sum.inc(self._sum)  # noqa: SLF001
-            for bucket, count in zip(self._histogram._buckets, self._counts, strict=True):  # noqa: SLF001
-                bucket.inc(count)
-            self._counts = [0] * len(self._counts)
-            self._sum = 0.0
 
 
 class RouteMetrics:

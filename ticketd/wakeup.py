@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import psycopg
 
 from servicedesk.logs import Log
-from ticketd.wire import Connection
+from servicedesk.wire import Connection
 
 COALESCE_SECONDS = 0.01
 RECONNECT_SECONDS = 1.0

@@ -11,9 +11,9 @@ import uvloop
 from pytest_benchmark.fixture import BenchmarkFixture
 
 from servicedesk.database import connect
+from servicedesk.wire import Connection, Wire
 from ticketd.batches import GET_MANY, get_many
 from ticketd.rows import ticket_of
-from ticketd.wire import Connection, Wire
 
 Act = Callable[[], Awaitable[object]]
 CURSOR_SQL = GET_MANY.text.replace("$1::uuid[]", "%b::uuid[]")

@@ -159,7 +159,7 @@ def _letters(numbered: Sequence[tuple[int, Letter]]) -> dict[str, object]:
         "receivers": [row.receiver for _, _, row in rows],
         "aggregate_ids": [row.aggregate_id for _, _, row in rows],
         "sequences": [row.sequence for _, _, row in rows],
-        "event_ids": [row.event_id for _, _, row in rows],
+        "event_ids": [UUID(row.event_id) for _, _, row in rows],
         "event_types": [row.event_type for _, _, row in rows],
         "headers": [row.headers for _, _, row in rows],
         "payloads": [row.payload for _, _, row in rows],

@@ -7,6 +7,7 @@ side is talked to.
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 from servicedesk.backoff import Backoff
@@ -20,9 +21,10 @@ from servicedesk.queue.lines import Lines
 from servicedesk.queue.metrics import QueueMetrics
 from servicedesk.queue.parking import Parking
 from servicedesk.queue.reading import Reading
+from servicedesk.queue.row import Parked
 from servicedesk.queue.sending import Sending
 from servicedesk.queue.settings import DrainSettings
-from servicedesk.queue.store import Parked, QueueStore
+from servicedesk.queue.store import QueueStore
 from servicedesk.queue.target import Target
 
 PAUSE = Backoff(base_seconds=0.1, cap_seconds=2.0)
@@ -53,10 +55,8 @@ class Drain:
         self._random = random
         self._loop = asyncio.get_running_loop()
         now = self._loop.time
-        self._lines = Lines(
-            lane_rows=settings.lane_rows,
-            create_circuit=lambda: Circuit(settings.probe, now, random),
-        )
+        new_circuit = partial(Circuit, settings.probe, now, random)
+        self._lines = Lines(lane_rows=settings.lane_rows, create_circuit=new_circuit)
         self._parking = Parking(now)
         self._leases = Leases(
             store=leases,
@@ -119,10 +119,8 @@ class Drain:
 
     def open_circuits(self) -> dict[str, str]:
         """Receivers that are away, and the error they were last seen with; from any thread."""
-        lanes = list(self._lines.lanes.values())
-        return {
-            lane.receiver: lane.circuit.error or "away" for lane in lanes if lane.circuit.is_open
-        }
+        lanes = [lane for lane in list(self._lines.lanes.values()) if lane.circuit.is_open]
+        return {lane.receiver: lane.circuit.error or "away" for lane in lanes}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Drain until `stop` is set, then finish what is under way and release the buckets.
@@ -130,25 +128,28 @@ class Drain:
         Errors that are not "the database is away" rise: they are faults of the program.
         """
         tasks: set[asyncio.Task[None]] = set()
-        async with asyncio.TaskGroup() as group:
+        try:
+            async with asyncio.TaskGroup() as group:
 
-            def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-                task = group.create_task(work)
-                tasks.add(task)
-                task.add_done_callback(tasks.discard)
-                return task
+                def spawn(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+                    task = group.create_task(work)
+                    tasks.add(task)
+                    task.add_done_callback(tasks.discard)
+                    return task
 
-            sending = self._create_sending(spawn)
-            reading = spawn(self._read(sending))
-            for work in (self._ledger.run(), self._keep_leases(), self._probe(sending)):
-                spawn(work)
-            await stop.wait()
-            sending.closed = True
-            reading.cancel()
-            await self._finish()
-            for task in tasks:
-                task.cancel()
-        await self._release()
+                sending = self._create_sending(spawn)
+                reading = spawn(self._read(sending))
+                for work in (self._ledger.run(), self._keep_leases(), self._probe(sending)):
+                    spawn(work)
+                await stop.wait()
+                sending.closed = True
+                reading.cancel()
+                await self._finish()
+                for task in tasks:
+                    task.cancel()
+            await self._release()
+        finally:
+            await self._store.close()
 
     def _create_sending(self, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> Sending:
         return Sending(
@@ -208,8 +209,7 @@ class Drain:
             )
 
     async def _read(self, sending: Sending) -> None:
-        failures = 0
-        pause = self._settings.poll_min_seconds
+        failures, pause = 0, self._settings.poll_min_seconds
         while True:
             self._wake.clear()
             try:
@@ -279,7 +279,7 @@ class Drain:
                 for row in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
                         self._ledger.free(row.bucket, row.key)
-        floors = {bucket.number: bucket.floor for bucket in ours}
+        floors = {each.number: each.floor for each in ours}
         unread = await self._store.count_unread(floors, COUNTED_ROWS)
         self._metrics.show_waiting(self._lines, self._parking, unread)
 

@@ -6,7 +6,7 @@ away for a while: the far side has it, so nobody needs to send it again.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 from servicedesk.backoff import Backoff
 from servicedesk.database import AWAY
@@ -47,10 +47,12 @@ class Ledger:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def acknowledge(self, row: QueuedRow) -> None:
-        """The row has arrived; its key, if it was parked, is free."""
-        self._acknowledged.append(row)
-        self.free(row.bucket, row.key)
+    def acknowledge(self, rows: Sequence[QueuedRow]) -> None:
+        """The rows have arrived; their keys, where they were parked, are free."""
+        self._acknowledged.extend(rows)
+        if len(self._parking):
+            for row in rows:
+                self.free(row.bucket, row.key)
         self._note()
 
     def park(self, row: QueuedRow, parked: ParkedKey) -> None:
@@ -61,7 +63,7 @@ class Ledger:
         """The row's dead letter is out: move the row and free its key, however long it takes."""
         await self._insist(lambda: self._store.bury(row, failure))
         self._parking.forget(row.key)
-        self._retire(row)
+        self._lines.retire([row])
 
     def free(self, bucket: int, key: str) -> None:
         """A parked key has nothing left to wait for."""
@@ -98,8 +100,7 @@ class Ledger:
         parked, self._parked = self._parked, deque()
         if rows:
             await self._insist(lambda: self._store.complete(rows))
-        for row in rows:
-            self._retire(row)
+            self._lines.retire(rows)
         if freed:
             # After the deletion: a crash in between leaves a parked key whose row is gone, which
             # the next owner frees; the other way round its attempts would be forgotten.
@@ -128,11 +129,6 @@ class Ledger:
         )
         if first_failed_at is not None:
             record.first_failed_at = first_failed_at
-
-    def _retire(self, row: QueuedRow) -> None:
-        bucket = self._lines.buckets[row.bucket]
-        bucket.retired.append(row.id)
-        bucket.unsettled -= 1
 
     async def _insist(self, write: Callable[[], Awaitable[object]]) -> None:
         """Repeat a write until the database takes it; every one of them may be repeated."""

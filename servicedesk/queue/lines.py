@@ -5,13 +5,12 @@ key are in order of id; a row is in memory once, from its admission until its de
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from servicedesk.bucket import BUCKETS
 from servicedesk.queue.circuit import Circuit
-from servicedesk.queue.row import QueuedRow
-from servicedesk.queue.store import Span
+from servicedesk.queue.row import QueuedRow, Span
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,7 +70,7 @@ class Bucket:
         return [row_id for row_id in self.known if self.safe_floor < row_id <= self.floor]
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class Line:
     """The rows of one key, the first of them under way when `busy`, sent under `epoch`.
 
@@ -119,20 +118,21 @@ class Lines:
 
     def admit(self, row: QueuedRow) -> bool:
         """Put a row that was read in line; False when its lane is full. Known rows are no news."""
-        bucket = self.buckets[row.bucket]
-        if row.id in bucket.known:
+        known, row_id = self.buckets[row.bucket].known, row.id
+        if row_id in known:
             return True
-        lane = self.lane(row.receiver)
+        lane = self.lanes.get(row.receiver) or self.lane(row.receiver)
         if lane.rows >= self._lane_rows:
             return False
-        bucket.known.add(row.id)
+        known.add(row_id)
         lane.rows += 1
         line = self.lines.get(row.key)
         if line is None:
-            line = self.lines[row.key] = Line(key=row.key, lane=lane)
+            line = self.lines[row.key] = Line(row.key, lane)
         line.rows.append(row)
         if not line.busy and not line.queued:
-            self.make_ready(line)
+            line.queued = True
+            lane.ready.append(line)
         return True
 
     def make_ready(self, line: Line) -> None:
@@ -143,15 +143,20 @@ class Lines:
         """Room worth a read: half of the bound."""
         return lane.rows <= self._lane_rows // 2
 
-    def begin(self, line: Line, now: float) -> QueuedRow:
-        """The line's first row goes under way."""
-        row = line.rows[0]
-        line.busy, line.sent_at = True, now
+    def begin(self, line: Line, bucket: Bucket, now: float) -> None:
+        """The first row of a line goes under way; the bucket is the row's."""
+        line.busy, line.sent_at, line.epoch = True, now, bucket.epoch
         line.lane.in_flight += 1
-        bucket = self.buckets[row.bucket]
-        line.epoch = bucket.epoch
         bucket.unsettled += 1
-        return row
+
+    def retire(self, rows: Iterable[QueuedRow]) -> None:
+        """The database knows what became of the rows; the next read of their buckets cannot find
+        them."""
+        buckets = self.buckets
+        for row in rows:
+            bucket = buckets[row.bucket]
+            bucket.retired.append(row.id)
+            bucket.unsettled -= 1
 
     def end(self, row: QueuedRow) -> Line:
         """The row under way has an outcome; it is still the first of its line."""
@@ -175,6 +180,26 @@ class Lines:
             self.make_ready(line)
         else:
             del self.lines[line.key]
+
+    def finish(self, rows: Iterable[QueuedRow]) -> set[str]:
+        """`end` and `pop` for many rows that have arrived; the receivers they arrived at."""
+        lines, receivers = self.lines, set()
+        for row in rows:
+            line = lines[row.key]
+            lane = line.lane
+            lane.in_flight -= 1
+            lane.rows -= 1
+            receivers.add(row.receiver)
+            waiting = line.rows
+            waiting.popleft()
+            if waiting:
+                line.busy = False
+                line.strikes = 0
+                line.queued = True
+                lane.ready.append(line)
+            else:
+                del lines[row.key]
+        return receivers
 
     def drop(self, line: Line, *, again: bool) -> None:
         """Forget a line's rows. With `again` they are read again by whoever has the bucket now;
@@ -208,15 +233,6 @@ class Lines:
                 self.buckets[number].known.discard(row.id)
             line.lane.rows -= len(line.rows)
             line.rows = deque([under_way])
-
-    def next_ready(self, lane: Lane) -> Line | None:
-        """The next line to send from; lines that were dropped meanwhile are passed over."""
-        while lane.ready:
-            line = lane.ready.popleft()
-            if line.queued:
-                line.queued = False
-                return line
-        return None
 
     @property
     def in_flight(self) -> int:

@@ -1,12 +1,15 @@
 """The queue's metrics, named after its table: outbox_… in relayd, delivery_… in notifyd."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.parking import Parking
+from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.tables import QueueTables
+from servicedesk.tally import Tally
 
 # From a broker next door to an outage of an hour.
 SECONDS = (
@@ -38,6 +41,7 @@ class QueueMetrics:
             f"{name}_commit_to_ack_seconds", "From the row's transaction to its acknowledgement.",
             buckets=SECONDS, registry=registry,
         )  # fmt: skip
+        self._ages = Tally(self.commit_to_ack, SECONDS)
         self.oldest_pending = Gauge(
             f"{name}_oldest_pending_seconds", "Age of the oldest row waiting here: the lag.",
             registry=registry,
@@ -55,6 +59,17 @@ class QueueMetrics:
         self.circuit_open = Gauge(
             f"{name}_circuit_open", "1 while the far side is away.", by_receiver, registry=registry
         )
+
+    def count_arrived(self, rows: Sequence[QueuedRow], now: datetime) -> None:
+        """Rows that the far side has acknowledged by `now`."""
+        types: dict[str, int] = {}
+        end, ages = now.timestamp(), self._ages
+        for row in rows:
+            types[row.event_type] = types.get(row.event_type, 0) + 1
+            ages.observe(max(0.0, end - row.created_at.timestamp()))
+        ages.flush()
+        for event_type, count in types.items():
+            self.published.labels(event_type).inc(count)
 
     def labelled(self, metric: Counter, receiver: str) -> Counter:
         return metric.labels(receiver) if self._has_receiver else metric

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 
-from servicedesk.queue.row import QueuedRow
-from servicedesk.queue.store import Parked
+from servicedesk.queue.row import Parked, QueuedRow
 
 
 @dataclass(slots=True, kw_only=True)

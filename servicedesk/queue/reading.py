@@ -6,6 +6,8 @@ between that floor and a safe floor below which nothing can still appear: a row 
 without the earlier ones of its key.
 """
 
+from collections.abc import Mapping, Sequence
+
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.row import QueuedRow
@@ -24,6 +26,7 @@ class Reading:
         self._parking = parking
         self._settings = settings
         self._horizon = Horizon()
+        self._server = ""
 
     def _ours(self) -> list[Bucket]:
         return [bucket for bucket in self._lines.buckets if bucket.is_ours]
@@ -79,21 +82,25 @@ class Reading:
             without_keys=self._parking.waiting_keys(),
             without_receivers=self._aside(),
         )
-        for row in rows:
-            bucket = self._lines.buckets[row.bucket]
-            if bucket.is_ours and bucket.epoch == epochs[row.bucket]:
-                bucket.floor = max(bucket.floor, row.id)
-                self._take(row)
-        for bucket in ours:
-            if bucket.is_ours and bucket.epoch == epochs[bucket.number]:
-                bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
+        still = [b for b in ours if b.is_ours and b.epoch == epochs[b.number]]
+        self._take(rows, {bucket.number: bucket for bucket in still})
+        for bucket in still:
+            bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
         return bool(rows)
 
-    def _take(self, row: QueuedRow) -> None:
-        lane = self._lines.lane(row.receiver)
-        if lane.aside is not None or self._parking.is_waiting(row.key) or self._lines.admit(row):
-            return
-        lane.aside = {bucket.number: bucket.surely_read() for bucket in self._ours()}
+    def _take(self, rows: Sequence[QueuedRow], still: Mapping[int, Bucket]) -> None:
+        """Admit what was read of the buckets that are `still` held as they were."""
+        lanes, admit = self._lines.lanes, self._lines.admit
+        is_waiting = self._parking.is_waiting if len(self._parking) else None
+        for row in rows:
+            bucket = still.get(row.bucket)
+            if bucket is None:
+                continue
+            bucket.floor = max(bucket.floor, row.id)
+            lane = lanes.get(row.receiver) or self._lines.lane(row.receiver)
+            if lane.aside is not None or (is_waiting and is_waiting(row.key)) or admit(row):
+                continue
+            lane.aside = {each.number: each.surely_read() for each in self._ours()}
 
     async def _catch_up(self, lane: Lane, floors: dict[int, int]) -> bool:
         """Read one lane that was set aside, from its own floors, until it has caught up."""
@@ -151,14 +158,17 @@ class Reading:
 
     async def raise_horizon(self) -> None:
         """Find out up to which id no row can still appear."""
-        newest_id = await self._store.newest_id()
-        if newest_id < self._horizon.settled_id:
+        server, newest_id = await self._store.horizon.newest_id()
+        if server != self._server or newest_id < self._horizon.newest_id:
             self._begin_again()
-        self._horizon.look(newest_id, await self._store.writers())
+            self._server = server
+        asked, writers = await self._store.horizon.writers()
+        if asked == server:
+            self._horizon.look(newest_id, writers)
 
     def _begin_again(self) -> None:
-        """The sequence has gone back: the database lost its latest commits in a failover. New rows
-        may have ids below the floors, so everything is read again."""
+        """The server has crashed, or another one has taken its place: ids that were drawn but not
+        committed may be drawn again, below what was known to be settled."""
         self._horizon = Horizon()
         for bucket in self._ours():
             bucket.go_back(0)
@@ -173,13 +183,13 @@ class Horizon:
 
     def __init__(self) -> None:
         self.settled_id = 0
-        self._newest_id = 0
+        self.newest_id = 0
         self._writers: frozenset[str] = frozenset()
 
     def look(self, newest_id: int, writers: frozenset[str]) -> None:
         """Take in the newest id, and the writers as they were after it was read."""
         if not self._writers & writers:
-            self.settled_id = max(self.settled_id, self._newest_id)
-            self._newest_id, self._writers = newest_id, writers
+            self.settled_id = max(self.settled_id, self.newest_id)
+            self.newest_id, self._writers = newest_id, writers
             if not writers:
                 self.settled_id = newest_id

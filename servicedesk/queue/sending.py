@@ -60,6 +60,7 @@ class Sending:
         self._loop = asyncio.get_running_loop()
         self._spawn = spawn
         self._dispatch_due = False
+        self._arrived: list[QueuedRow] = []
         self.closed = False
 
     def dispatch_soon(self) -> None:
@@ -70,47 +71,60 @@ class Sending:
 
     def _dispatch(self) -> None:
         self._dispatch_due = False
+        self._take_arrived()
         if self.closed:
             return
         for lane in self._lines.lanes.values():
             self._dispatch_lane(lane)
 
     def _dispatch_lane(self, lane: Lane) -> None:
+        """Send from the lines of a lane in turn. What is looked up outside of the loop does not
+        change while it runs."""
         now = self._loop.time()
-        settings = self._settings
-        most = settings.narrow_lanes.get(lane.receiver, settings.lane_in_flight)
-        while lane.in_flight < most and lane.circuit.allows(lane.in_flight):
+        lines, send, settle, may_send = self._lines, self._target.send, self.settle, self._may_send
+        most = self._settings.narrow_lanes.get(lane.receiver, self._settings.lane_in_flight)
+        buckets, circuit, ready = lines.buckets, lane.circuit, lane.ready
+        while ready and lane.in_flight < most and circuit.allows(lane.in_flight):
             # For every row, and the time first: this process may be stopped between any two lines.
             begun_at = time.time()
-            if not self._may_send():
+            if not may_send():
                 return
-            line = self._lines.next_ready(lane)
-            if line is None:
-                return
+            line = ready.popleft()
+            if not line.queued:
+                continue  # dropped meanwhile
+            line.queued = False
             row = line.rows[0]
-            if self._lines.buckets[row.bucket].is_ours:
-                self._begin(line, now, begun_at)
-            else:
-                self._lines.drop(line, again=True)
+            bucket = buckets[row.bucket]
+            if bucket.epoch is None or bucket.leaving:
+                lines.drop(line, again=True)
+                continue
+            lines.begin(line, bucket, now)
+            if len(self._parking) and self._bury_exhausted(row):
+                continue
+            send(row, settle, begun_at)
 
-    def _begin(self, line: Line, now: float, begun_at: float) -> None:
-        row = self._lines.begin(line, now)
+    def _bury_exhausted(self, row: QueuedRow) -> bool:
+        """Begin to bury a row that has had its last attempt."""
         failed = self._parking.failures(row)
-        if failed is not None and failed.attempts >= self._settings.max_attempts:
-            self._spawn(self._bury(row, failed))
-        else:
-            self._target.send(row, self.settle, begun_at)
+        if failed is None or failed.attempts < self._settings.max_attempts:
+            return False
+        self._spawn(self._bury(row, failed))
+        return True
 
     def settle(self, row: QueuedRow, outcome: Outcome) -> None:
-        """Take the outcome of a send; called once a send, on the loop's thread."""
-        line = self._lines.end(row)
+        """Take the outcome of a send; called once a send, on the loop's thread. Rows that arrived
+        are taken together, in this turn of the loop, and before anything that comes after them."""
         if isinstance(outcome, Acknowledged):
-            self._acknowledge(line, row)
-        elif isinstance(outcome, Rejected):
-            self._reject(line, row, outcome)
+            self._arrived.append(row)
         else:
-            self._hold(line, row, outcome)
-        self.dispatch_soon()
+            self._take_arrived()
+            line = self._lines.end(row)
+            if isinstance(outcome, Rejected):
+                self._reject(line, row, outcome)
+            else:
+                self._hold(line, row, outcome)
+        if not self._dispatch_due:
+            self.dispatch_soon()
 
     def _answered(self, lane: Lane) -> None:
         lane.answered_at = self._loop.time()
@@ -118,13 +132,14 @@ class Sending:
             self._metrics.show_circuit(lane.receiver, is_open=False)
             self._log.info("circuit_closed", receiver=lane.receiver)
 
-    def _acknowledge(self, line: Line, row: QueuedRow) -> None:
-        self._answered(line.lane)
-        self._metrics.published.labels(row.event_type).inc()
-        age = datetime.now(UTC) - row.created_at
-        self._metrics.commit_to_ack.observe(max(0.0, age.total_seconds()))
-        self._lines.pop(line)
-        self._ledger.acknowledge(row)
+    def _take_arrived(self) -> None:
+        if not self._arrived:
+            return
+        rows, self._arrived = self._arrived, []
+        for receiver in self._lines.finish(rows):
+            self._answered(self._lines.lane(receiver))
+        self._metrics.count_arrived(rows, datetime.now(UTC))
+        self._ledger.acknowledge(rows)
 
     def _reject(self, line: Line, row: QueuedRow, outcome: Rejected) -> None:
         self._answered(line.lane)

@@ -1,7 +1,8 @@
 """Runs the queue's statements: templates over the names in `tables.py`, values as parameters.
 
 Each call is one transaction on a connection of its own; errors of psycopg rise unchanged. A call
-that does not end in time is cut off, so a connection that has fallen silent holds nothing up.
+that does not end in time is cut off, so a connection that has fallen silent holds nothing up. Reads
+and deletions of rows, which run all the time, have a connection each (hot.py).
 """
 
 import asyncio
@@ -9,33 +10,37 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from psycopg import AsyncConnection, OperationalError
+from psycopg import AsyncConnection
 from psycopg.rows import class_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
+from servicedesk.queue.hot import HotConnection, SilentConnectionError
 from servicedesk.queue.tables import QueueTables
 
 Pool = AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]
 Row = TypeVar("Row")
+# The columns of servicedesk.queue.row.QueuedRow, in the order of its fields.
+ROW = (
+    "bucket, id, {receiver} AS receiver, sequence, event_id::text AS event_id, event_type, "
+    "headers, payload, created_at, {key} AS key"
+)
 
 
 def render(template: str, tables: QueueTables) -> str:
-    """Fill a template's names: {queue}, {receiver}, {receiver_column} and {key}.
+    """Fill a template's names: {queue}, {receiver}, {receiver_column}, {row} and {key}.
 
     The key's expression is `servicedesk.queue.row.queue_key` in SQL.
     """
     receiver = f"{tables.name}.receiver" if tables.has_receiver else "''::text"
     ticket = f"{tables.name}.aggregate_id::text"
+    key = f"{receiver} || '/' || {ticket}" if tables.has_receiver else ticket
     return template.format(
         queue=tables.name,
         receiver=receiver,
         receiver_column="receiver," if tables.has_receiver else "",
-        key=f"{receiver} || '/' || {ticket}" if tables.has_receiver else ticket,
+        row=ROW.format(receiver=receiver, key=key),
+        key=key,
     )
-
-
-class SilentConnectionError(OperationalError):
-    """No answer came in time: the server hangs, or the way to it was cut without a word."""
 
 
 class Statements:
@@ -49,6 +54,13 @@ class Statements:
         self._seconds = seconds
         self.tables = tables
         self._texts: dict[str, bytes] = {}
+        self.reading = HotConnection(pool, seconds)
+        self.completing = HotConnection(pool, seconds)
+
+    async def close(self) -> None:
+        """Give back the connections that were kept; the next statements take others."""
+        await self.reading.close()
+        await self.completing.close()
 
     def text(self, template: str) -> bytes:
         """The statement that runs for a template; rendered once."""

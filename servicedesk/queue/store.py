@@ -4,38 +4,13 @@ Every function is one transaction. Times are the database's clock, so workers ne
 theirs. Statements are templates over the names in `tables.py` (see statements.py).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from servicedesk.queue.row import Failure, QueuedRow
+from servicedesk import binary
+from servicedesk.queue.horizon_store import HorizonStore
+from servicedesk.queue.row import Failure, Parked, QueuedRow, Span
 from servicedesk.queue.statements import Statements
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
-    """A key that waits for `wait_seconds` more, 0 or less when it is due.
-
-    `row_created_at` is None when the row it waits for is gone.
-    """
-
-    bucket: int
-    key: str
-    first_id: int
-    attempts: int
-    wait_seconds: float
-    first_failed_at: datetime
-    error: str
-    row_created_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Span:
-    """Where to read a bucket: what is new above `floor`, and what came late above `safe_floor`."""
-
-    bucket: int
-    safe_floor: int
-    floor: int
 
 
 class QueueStore:
@@ -44,14 +19,14 @@ class QueueStore:
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
         self.tables = statements.tables
+        self.horizon = HorizonStore(statements)
 
     # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
     # below the floor are never visited, whatever vacuum may not yet remove.
     READ = """
     SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
     CROSS JOIN LATERAL (
-        SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
-               headers, payload, created_at, {key} AS key
+        SELECT {row}
         FROM {queue}
         WHERE bucket = start.bucket AND id > start.floor
         ORDER BY id LIMIT %(most)s
@@ -65,16 +40,14 @@ class QueueStore:
     FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[])
          AS start(bucket, safe_floor, floor)
     CROSS JOIN LATERAL (
-        (SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
-                headers, payload, created_at, {key} AS key
+        (SELECT {row}
          FROM {queue}
          WHERE bucket = start.bucket AND id > start.safe_floor AND id <= start.floor
            AND id <> ALL(%(known)s::int8[])
            AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
          ORDER BY id)
         UNION ALL
-        (SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
-                headers, payload, created_at, {key} AS key
+        (SELECT {row}
          FROM {queue}
          WHERE bucket = start.bucket AND id > start.floor
            AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
@@ -94,29 +67,32 @@ class QueueStore:
     ) -> list[QueuedRow]:
         """All late rows but the `known` ones and up to `most` new rows of each bucket, in order of
         id per bucket."""
-        parameters: dict[str, object] = {
-            "buckets": [span.bucket for span in spans],
-            "floors": [span.floor for span in spans],
-            "most": most,
+        values = {
+            "buckets": binary.int2s([span.bucket for span in spans]),
+            "floors": binary.int8s([span.floor for span in spans]),
+            "most": binary.int8(most),
         }
         careful = without_keys or without_receivers or any(s.safe_floor < s.floor for s in spans)
         if not careful:
-            return await self._statements.fetch(QueuedRow, self.READ, parameters)
-        parameters |= {
-            "safe_floors": [span.safe_floor for span in spans],
-            "known": list(known),
-            "keys": list(without_keys),
-            "receivers": list(without_receivers),
+            return await self._read(self.READ, values)
+        values |= {
+            "safe_floors": binary.int8s([span.safe_floor for span in spans]),
+            "known": binary.int8s(known),
+            "keys": binary.texts(without_keys),
+            "receivers": binary.texts(without_receivers),
         }
-        return await self._statements.fetch(QueuedRow, self.READ_CAREFULLY, parameters)
+        return await self._read(self.READ_CAREFULLY, values)
+
+    async def _read(self, template: str, values: Mapping[str, bytes]) -> list[QueuedRow]:
+        text = self._statements.text(template).decode()
+        return await self._statements.reading.fetch(QueuedRow._make, text, values)
 
     # No lock. The primary key: one receiver that catches up by itself, up to where no row can
     # still appear, without its parked keys.
     READ_RECEIVER = """
     SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
     CROSS JOIN LATERAL (
-        SELECT bucket, id, {receiver} AS receiver, aggregate_id, sequence, event_id, event_type,
-               headers, payload, created_at, {key} AS key
+        SELECT {row}
         FROM {queue}
         WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
@@ -134,48 +110,37 @@ class QueueStore:
         without_keys: Sequence[str],
     ) -> list[QueuedRow]:
         """Up to `most` rows of one receiver in each bucket, with ids up to `ceiling`."""
-        parameters = {
-            "receiver": receiver,
-            "buckets": list(floors),
-            "floors": list(floors.values()),
-            "ceiling": ceiling,
-            "keys": list(without_keys),
-            "most": most,
+        values = {
+            "receiver": receiver.encode(),
+            "buckets": binary.int2s(list(floors)),
+            "floors": binary.int8s(list(floors.values())),
+            "ceiling": binary.int8(ceiling),
+            "keys": binary.texts(without_keys),
+            "most": binary.int8(most),
         }
-        return await self._statements.fetch(QueuedRow, self.READ_RECEIVER, parameters)
+        return await self._read(self.READ_RECEIVER, values)
 
-    # No lock; the sequence's one row.
-    NEWEST_ID = "SELECT coalesce(pg_sequence_last_value('{queue}_id_seq'), 0)"
-
-    async def newest_id(self) -> int:
-        """The newest id drawn, whether or not its row is visible yet."""
-        return await self._statements.fetch_integer(self.NEWEST_ID)
-
-    # No lock, and no table: the lock manager's memory. A writer takes this lock before it draws an
-    # id and holds it until its row is visible to every later snapshot.
-    WRITERS = """
-    SELECT virtualtransaction FROM pg_locks
-    WHERE locktype = 'relation' AND relation = '{queue}'::regclass AND mode = 'RowExclusiveLock'
-      AND granted
-      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-    """
-
-    async def writers(self) -> frozenset[str]:
-        """The transactions that write to the table at this moment."""
-        rows = await self._statements.fetch_tuples(self.WRITERS, {})
-        return frozenset(str(name) for (name,) in rows)
-
-    # Row locks on rows that only this worker sends; the primary key, one probe a row.
+    # Row locks on rows that only this worker sends; the primary key, one probe a row, and then the
+    # row by its place, which is sure within a statement. A plain join would be planned as a scan
+    # of the whole table when the plan is made while the table is small, as it is most of the time.
     COMPLETE = """
     DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
-    WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+    CROSS JOIN LATERAL (
+        SELECT ctid AS place FROM {queue} AS row
+        WHERE row.bucket = sent.bucket AND row.id = sent.id OFFSET 0
+    ) AS found
+    WHERE {queue}.ctid = found.place
     """
 
     # The same, and a record of each for `event delivered to receiver, once`.
     COMPLETE_AND_KEEP = """
     WITH gone AS (
         DELETE FROM {queue} USING unnest(%(buckets)s::int2[], %(ids)s::int8[]) AS sent(bucket, id)
-        WHERE {queue}.bucket = sent.bucket AND {queue}.id = sent.id
+        CROSS JOIN LATERAL (
+            SELECT ctid AS place FROM {queue} AS row
+            WHERE row.bucket = sent.bucket AND row.id = sent.id OFFSET 0
+        ) AS found
+        WHERE {queue}.ctid = found.place
         RETURNING {queue}.event_id, {receiver} AS receiver, {queue}.aggregate_id, {queue}.sequence
     )
     INSERT INTO {queue}_done (event_id, receiver, aggregate_id, sequence)
@@ -186,8 +151,16 @@ class QueueStore:
     async def complete(self, rows: Sequence[QueuedRow]) -> None:
         """Delete acknowledged rows. Repeating it, or rows that are gone already, is fine."""
         template = self.COMPLETE_AND_KEEP if self.tables.keeps_done else self.COMPLETE
-        parameters = {"buckets": [row.bucket for row in rows], "ids": [row.id for row in rows]}
-        await self._statements.execute(template, parameters)
+        values = {
+            "buckets": binary.int2s([row.bucket for row in rows]),
+            "ids": binary.int8s([row.id for row in rows]),
+        }
+        text = self._statements.text(template).decode()
+        await self._statements.completing.execute(text, values)
+
+    async def close(self) -> None:
+        """Give back the connections kept for reading and completing."""
+        await self._statements.close()
 
     # A row lock on the parked row; the bucket's row is read, so a worker that has lost the bucket
     # parks nothing. first_failed_at stays that of the row's first failure.

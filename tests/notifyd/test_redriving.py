@@ -89,7 +89,7 @@ def test_letter_of_a_delivery_tells_the_row_it_was(kafka_brokers: str, unique_na
     [found] = found_letters(kafka_brokers, unique_name, 1)
     letter = read_dead_letter(found)
     assert letter is not None
-    assert (letter.event_id, letter.key) == (row.event_id, row.key)
+    assert (str(letter.event_id), letter.key) == (row.event_id, row.key)
     assert (letter.error, letter.first_failed_at) == (FAILURE.error, FAILURE.first_failed_at)
     again = letter.row
     assert again is not None
@@ -114,7 +114,7 @@ def test_letter_of_a_delivery_that_is_too_large_has_no_row(
     [found] = found_letters(kafka_brokers, unique_name, 1)
     letter = read_dead_letter(found)
     assert letter is not None
-    assert (letter.event_id, letter.key, letter.row) == (row.event_id, row.key, None)
+    assert (str(letter.event_id), letter.key, letter.row) == (row.event_id, row.key, None)
     assert letter.obstacle.startswith("whose value was too large")
 
 

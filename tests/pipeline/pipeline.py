@@ -38,6 +38,14 @@ INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, header
 VALUES (%s, %s, %s, %s, 'ticket.updated', '{}', %s)
 """
 
+FILL = """
+INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, headers, payload)
+SELECT bucket, ticket, number, gen_random_uuid(), 'ticket.updated', '{}', '{"title": "событие"}'
+FROM generate_series(1, %(events)s) AS number,
+     unnest(%(buckets)s::int2[], %(tickets)s::uuid[]) AS given(bucket, ticket)
+ORDER BY number
+"""
+
 
 class Pipeline:
     """Start what a test needs; everything is killed at the end of the `with`."""
@@ -92,15 +100,12 @@ class Pipeline:
                 connection.execute(INSERT, (bucket, ticket, sequence, uuid4(), payload))
 
     def fill(self, tickets: int, events: int) -> list[Accepted]:
-        """`events` events for each of `tickets` new tickets; what was accepted."""
+        """`events` events for each of `tickets` new tickets, committed at once; what was
+        accepted."""
         ids = [uuid4() for _ in range(tickets)]
+        buckets = [bucket_of(queue_key(ticket)) for ticket in ids]
         with psycopg.connect(self.database_url) as connection:
-            for ticket in ids:
-                bucket = bucket_of(queue_key(ticket))
-                connection.cursor().executemany(
-                    INSERT,
-                    [(bucket, ticket, n, uuid4(), '{"n": 1}') for n in range(1, events + 1)],
-                )
+            connection.execute(FILL, {"buckets": buckets, "tickets": ids, "events": events})
         return [(str(ticket), n) for ticket in ids for n in range(1, events + 1)]
 
     def count(self, statement: str) -> int:

@@ -39,9 +39,8 @@ def outbox_row(
         bucket=bucket_of(key),
         id=row_id,
         receiver="",
-        aggregate_id=ticket,
         sequence=sequence,
-        event_id=uuid4(),
+        event_id=str(uuid4()),
         event_type="ticket.created" if sequence == 1 else "ticket.updated",
         headers=correlation_headers(REQUEST_ID, TRACEPARENT).decode()
         if headers is None

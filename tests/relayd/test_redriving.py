@@ -14,7 +14,7 @@ from confluent_kafka.admin import AdminClient
 
 from deploy.local.apache import ApacheKafka
 from relayd.dead_letter import read_dead_letter
-from relayd.producer import Headers
+from relayd.record import Headers
 from servicedesk.mending.letter import LetterTopic
 from servicedesk.mending.topic import TopicReading
 from servicedesk.queue.row import QueuedRow
@@ -58,9 +58,9 @@ class Desk:
     def letters(self, *rows: QueuedRow) -> None:
         publish_letters(self.brokers, self.name, [(row, failure()) for row in rows])
 
-    def outbox(self) -> list[UUID]:
+    def outbox(self) -> list[str]:
         found = self.connection.execute("SELECT event_id FROM outbox ORDER BY id").fetchall()
-        return [event_id for (event_id,) in found if isinstance(event_id, UUID)]
+        return [str(event_id) for (event_id,) in found]
 
     def dead(self) -> int:
         return len(self.connection.execute("SELECT FROM outbox_dead").fetchall())
@@ -72,7 +72,7 @@ def desk(database_url: str, kafka_brokers: str, unique_name: str) -> Iterator[De
         yield Desk(connection, database_url, kafka_brokers, unique_name)
 
 
-def ids(rows: Sequence[QueuedRow]) -> list[UUID]:
+def ids(rows: Sequence[QueuedRow]) -> list[str]:
     return [row.event_id for row in rows]
 
 
@@ -88,7 +88,7 @@ def test_letter_without_a_dead_row_becomes_the_row_it_was_and_only_once(desk: De
         f"SELECT {columns} FROM outbox".encode(), (REQUEST_ID, TRACEPARENT)
     ).fetchall()
     assert found == [
-        (row.bucket, row.aggregate_id, 1, row.event_id, row.event_type, row.payload,
+        (row.bucket, row.aggregate_id, 1, UUID(row.event_id), row.event_type, row.payload,
          row.created_at, True)
     ]  # fmt: skip
     assert desk.redrive("--all") == (
@@ -103,7 +103,7 @@ def test_letter_without_a_dead_row_becomes_the_row_it_was_and_only_once(desk: De
         " FROM mending_history"
     ).fetchall()
     assert noted == (
-        "redrive", row.event_id, row.key, failure().error, FIRST_FAILED, "--from-topic --all",
+        "redrive", UUID(row.event_id), row.key, failure().error, FIRST_FAILED, "--from-topic --all",
         f"{desk.name}.dlq", 0,
     )  # fmt: skip
 

@@ -43,6 +43,28 @@ MALFORMED: list[tuple[str, Read, str]] = [
     ("http://", lambda e: e.url("NAME", ("http",), example="http://host"), "http://host"),
     ("http://h:99999", lambda e: e.url("NAME", ("http",), example="http://host"), "http://host"),
     ("http://[::1", lambda e: e.url("NAME", ("http",), example="http://host"), "http://host"),
+    ("postgresql://h:0/db", lambda e: e.url("NAME", ("postgresql",), example="x"), "malformed"),
+    ("postgresql://h:5432x/db", lambda e: e.url("NAME", ("postgresql",), example="x"), "malformed"),
+    (
+        "postgresql://a:1,,c:3/db",
+        lambda e: e.url("NAME", ("postgresql",), example="x"),
+        "malformed",
+    ),
+    (
+        "postgresql://a:1,b:99999/db",
+        lambda e: e.url("NAME", ("postgresql",), example="x"),
+        "malfor",
+    ),
+    (
+        "postgresql://a:1,b:2/db",
+        lambda e: e.url("NAME", ("postgresql",), example="x"),
+        "add target_session_attrs=read-write",
+    ),
+    (
+        "postgresql:///db?host=a,b&target_session_attrs=any",
+        lambda e: e.url("NAME", ("postgresql",), example="x"),
+        "add target_session_attrs=read-write",
+    ),
     ("tickets events", lambda e: e.kafka_name("NAME", "x"), "letters, digits, dots"),
     ("заявки", lambda e: e.kafka_name("NAME", "x"), "letters, digits, dots"),
     ("..", lambda e: e.kafka_name("NAME", "x"), "letters, digits, dots"),
@@ -87,6 +109,14 @@ WELL_FORMED: list[tuple[str, Read, object]] = [
         lambda e: e.url("NAME", ("postgresql",), example="x"),
         "postgresql:///tickets?host=/run/postgresql",
     ),
+    *(
+        (url, lambda e: e.url("NAME", ("postgresql",), example="x"), url)
+        for url in (
+            "postgresql://u:p@a:1,[::1]:2/db?target_session_attrs=read-write",
+            "postgresql://a,b/db?target_session_attrs=primary",
+            "postgresql://u:p@[::1]:5432/db",
+        )
+    ),
     ("tickets.events_v2-a", lambda e: e.kafka_name("NAME", "x"), "tickets.events_v2-a"),
     ("Анна", lambda e: e.text("NAME", "x"), "Анна"),
 ]
@@ -120,6 +150,9 @@ def test_empty_text_counts_as_not_set(value: str) -> None:
         "postgresql://anna:hunter2%zz@host/db",
         "postgresql://anna:hunter2%00@host/db",
         "postgresql://anna:hunter2@host/db?nonsense=1",
+        "postgresql://anna:1@hunter2@host/db",
+        "postgresql://anna:hunter2@one,two/db",
+        "postgresql://anna:hunter2@one:1,two:x/db?target_session_attrs=read-write",
     ],
 )
 def test_malformed_url_keeps_its_password_to_itself(url: str) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from servicedesk.wire import Statement
 from tests.support.processes import PROJECT
-from ticketd.wire import Statement
 
 PACKAGES = ("servicedesk", "ticketd", "relayd", "notifyd")
 VERB = re.compile(r"\s*(WITH|SELECT|INSERT|UPDATE|DELETE|MERGE|TRUNCATE|LOCK|COPY|LISTEN|NOTIFY)\s")

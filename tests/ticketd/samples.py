@@ -10,12 +10,12 @@ from typing import Any
 from servicedesk.bucket import bucket_of
 from servicedesk.database import connect
 from servicedesk.queue.row import queue_key
+from servicedesk.wire import Connection
 from ticketd.events import TicketEvent, change_event
 from ticketd.identifiers import HIGHEST, LOWEST, IdentifierSource, moment_of
 from ticketd.representation import ticket_json
 from ticketd.store import TicketStore
 from ticketd.tickets import NewTicket, Status, Ticket, TicketQuery, open_ticket
-from ticketd.wire import Connection
 
 IDENTIFIERS = IdentifierSource(time.time_ns, os.urandom)
 HEADERS = b'{"request_id":"r-1","traceparent":"00-1-2-00"}'

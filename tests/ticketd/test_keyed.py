@@ -15,6 +15,7 @@ import psycopg
 import pytest
 
 from servicedesk.logs import Log
+from servicedesk.wire import Wire
 from tests.conftest import StartDaemon
 from tests.ticketd.application import NEW, somebody_waits_for_a_lock, until
 from tests.ticketd.conftest import postgres_store
@@ -27,7 +28,6 @@ from ticketd.keyed import KeyedCreation, create_keyed
 from ticketd.representation import ticket_json
 from ticketd.store import PostgresTicketStore
 from ticketd.tickets import Ticket, close
-from ticketd.wire import Wire
 
 NOW = datetime(2030, 1, 2, 3, 4, 5, 678901, UTC)
 DAY_SECONDS = 86_400.0

@@ -9,13 +9,13 @@ from functools import partial
 import psycopg
 import pytest
 
+from servicedesk.wire import Wire
 from tests.ticketd.conftest import postgres_store
 from tests.ticketd.samples import a_ticket, add, connector, created, describe
 from ticketd.batches import Creation, create_many
 from ticketd.errors import OverloadedError
 from ticketd.lanes import Lanes, LaneSettings
 from ticketd.tickets import Ticket, patch
-from ticketd.wire import Wire
 
 TICKETS = "SELECT count(*) FROM tickets"
 EVENTS = "SELECT count(*) FROM outbox"

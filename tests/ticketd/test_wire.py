@@ -10,11 +10,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from servicedesk import binary
 from servicedesk.database import connect
+from servicedesk.wire import Statement, Wire
 from tests.ticketd.conftest import postgres_store
 from tests.ticketd.samples import add
-from ticketd import binary
-from ticketd.wire import Statement, Wire
 
 Act = Callable[[Wire], Awaitable[None]]
 TEXTS = st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
-from ticketd import binary
+from servicedesk import binary
+from servicedesk.wire import Statement, Wire
 from ticketd.attachments.attachment import Attachment
 from ticketd.events import TicketEvent
 from ticketd.tickets import Ticket
-from ticketd.wire import Statement, Wire
 
 
 class Addition(NamedTuple):

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from servicedesk.wire import Wire
 from ticketd.attachments import statements
 from ticketd.attachments.attachment import Attachment
 from ticketd.attachments.statements import Addition, Turn
@@ -21,7 +22,6 @@ from ticketd.events import TicketEvent
 from ticketd.lanes import BatchObserver, Lanes, LaneSettings
 from ticketd.store import RACE_LIMIT
 from ticketd.tickets import Ticket
-from ticketd.wire import Wire
 
 Found = TypeVar("Found")
 Ask = Callable[[Wire], Awaitable[Any]]

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import replace
+from uuid import UUID
 
 import psycopg
 
@@ -90,7 +91,7 @@ async def test_exhausted_row_is_buried_and_its_key_goes_on(database_url: str) ->
     assert len([row for row in receiver.sent if row.aggregate_id == poisoned]) == 3 + 1
     with psycopg.connect(database_url) as connection:
         dead = connection.execute("SELECT event_id, attempts, error FROM outbox_dead").fetchall()
-    assert dead == [(row.event_id, 3, "TooLarge: 2 MB")]
+    assert dead == [(UUID(row.event_id), 3, "TooLarge: 2 MB")]
     assert count(database_url, PENDING) == 0
     assert count(database_url, "SELECT count(*) FROM outbox_parked") == 0
     assert worker.metric("outbox_dead_total") == 1

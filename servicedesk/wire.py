@@ -69,7 +69,8 @@ class Wire:
         await self._connection.close()
 
     def _require_open(self) -> None:
-        if self._pgconn.status != ConnStatus.OK:
+        # Nobody watches the socket of one that was lost between two statements.
+        if self._socket < 0 or self._pgconn.status != ConnStatus.OK:
             raise psycopg.OperationalError("the connection is lost")
 
     async def _result(self) -> PGresult:

@@ -1,0 +1,1 @@
+"""`make bench-relay` and `make bench-notify`: relayd, notifyd and their peers on real servers."""
