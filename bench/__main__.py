@@ -16,7 +16,7 @@ import psycopg
 
 from bench.agreement import DisagreementError
 from bench.capacity import GeneratorError, wrk_program
-from bench.contestants import PEERS_PYTHON
+from bench.contestants import PEERS_PYTHON, Distance
 from bench.machine import commit, machine, output_of, package_versions
 from bench.open_load import k6_program
 from bench.progress import Progress
@@ -28,6 +28,7 @@ from bench.table import table
 from deploy.local.child import StartError
 from deploy.local.ports import free_port
 from deploy.local.postgres import DURABLE, Postgres, place, spare_directory
+from deploy.local.valkey import Valkey
 
 # Durable; checkpoints are made between samples and not in the midst of one.
 SERVER: Mapping[str, str] = {
@@ -85,11 +86,20 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
         settings=SERVER,
     )
     ids = folder / "ids"
+    valkey = _valkey(folder) if any(each.redis for each in settings.variants) else None
+    distance = None
+    if settings.distance_milliseconds:
+        distance = Distance(server.port, settings.distance_milliseconds, folder)
     samples: list[Sample] = []
     try:
         progress.say("starting PostgreSQL and seeding it")
         server.start()
         server.wait_ready()
+        if valkey is not None:
+            valkey.start()
+            valkey.wait_ready()
+        if distance is not None:
+            distance.start()
         make_template(server, settings.tickets, ids)
         run = Run(
             settings=settings,
@@ -98,6 +108,8 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             folder=folder,
             ids=ids,
             say=progress.say,
+            valkey=valkey,
+            distance=distance,
         )
         try:
             run.start()
@@ -106,6 +118,9 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             run.stop()
         versions = _versions(server)
     finally:
+        for each in (distance, valkey):
+            if each is not None:
+                each.stop()
         server.stop()
         shutil.rmtree(server.data, ignore_errors=True)
     return Result(
@@ -123,6 +138,15 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
         ],
         left_out=run.left_out,
         samples=samples,
+    )
+
+
+def _valkey(folder: Path) -> Valkey:
+    return Valkey(
+        directory=folder / "valkey",
+        port=free_port(),
+        password=secrets.token_urlsafe(12),
+        log=folder / "valkey.log",
     )
 
 

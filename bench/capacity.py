@@ -25,11 +25,12 @@ class GeneratorError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """An HTTP service under load. `token` is empty where none is asked for; `ids` is a file with
-    one ticket id a line."""
+    one ticket id a line; `keyed` puts an Idempotency-Key on every create (wrk only)."""
 
     url: str
     token: str
     ids: Path
+    keyed: bool = False
 
 
 def wrk_program() -> str:
@@ -70,6 +71,7 @@ class Wrk:
             "BENCH_WRK": str(SCRIPTS),
             "BENCH_TOKEN": target.token,
             "BENCH_IDS": str(target.ids),
+            "BENCH_KEYED": "1" if target.keyed else "0",
             "BENCH_RUN": str(self._runs),
             "BENCH_OUTPUT": str(output),
         }

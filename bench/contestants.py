@@ -18,7 +18,7 @@ from typing import Any
 from bench.machine import PROJECT
 from deploy.local.child import Child, Program
 from deploy.local.loopback import get
-from deploy.local.ports import free_port
+from deploy.local.ports import bind_error, free_port
 
 PEERS = Path(__file__).with_name("peers")
 PEERS_PYTHON = PROJECT / ".venv" / "peers" / "bin" / "python"
@@ -38,16 +38,20 @@ class LeftOutError(Exception):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A way to run ticketd: settings on top of what ships, and the commit of its code (empty: this
-    tree as it is). `patch` is a study's change to that commit, a file of bench/studies/."""
+    tree as it is). `patch` is a study's change to that commit, a file of bench/studies/. `keyed`
+    has every create carry an Idempotency-Key, `redis` gives it the run's Redis."""
 
     name: str
     environment: Mapping[str, str] = field(default_factory=dict)
     commit: str = ""
     patch: str = ""
+    keyed: bool = False
+    redis: bool = False
 
 
 class Service:
-    """An HTTP service as a process. `loads` are the scenarios it has routes for."""
+    """An HTTP service as a process. `loads` are the scenarios it has routes for; `keyed` says that
+    its creates are to carry an Idempotency-Key."""
 
     def __init__(
         self,
@@ -60,8 +64,10 @@ class Service:
         token: str,
         loads: frozenset[str],
         description: Mapping[str, Any],
+        keyed: bool = False,
     ) -> None:
         self.name = name
+        self.keyed = keyed
         self.url = url
         self.token = token
         self.loads = loads
@@ -100,7 +106,37 @@ class Service:
         return answer is not None and answer.status in {200, 404}
 
 
-def ticketd(variant: Variant, database_url: str, folder: Path) -> Service:
+class Distance:
+    """A proxy before PostgreSQL that makes it `milliseconds` far away; `folder` is for its log."""
+
+    def __init__(self, target_port: int, milliseconds: float, folder: Path) -> None:
+        self.port = free_port()
+        self._program = Program(
+            name="distance",
+            command=[
+                sys.executable, "-m", "bench.distance",
+                str(self.port), str(target_port), str(milliseconds),
+            ],
+            environment={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
+            log=folder / "distance.log",
+            directory=PROJECT,
+        )  # fmt: skip
+        self._child: Child | None = None
+
+    def start(self) -> None:
+        """Raises StartError."""
+        self._child = Child(self._program)
+        self._child.wait_ready(lambda: bind_error(self.port) is not None, READY_SECONDS)
+
+    def stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(self._program.death_signal, STOP_SECONDS)
+            self._child = None
+
+
+def ticketd(
+    variant: Variant, database_url: str, folder: Path, redis_url: str | None = None
+) -> Service:
     """As it ships: tokens, validation, access log, metrics and limits are on."""
     http, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
     token = secrets.token_urlsafe(24)
@@ -117,6 +153,7 @@ def ticketd(variant: Variant, database_url: str, folder: Path) -> Service:
         "TICKETD_AUTH": "tokens",
         "TICKETD_TOKENS_FILE": str(tokens),
         "TICKETD_CURSOR_SECRET": secrets.token_hex(32),
+        **({"REDIS_URL": redis_url} if variant.redis and redis_url else {}),
         **variant.environment,
     }
     return Service(
@@ -139,7 +176,10 @@ def ticketd(variant: Variant, database_url: str, folder: Path) -> Service:
             "environment": dict(variant.environment),
             "commit": variant.commit,
             "patch": variant.patch,
+            "keyed": variant.keyed,
+            "redis": variant.redis,
         },
+        keyed=variant.keyed,
     )
 
 

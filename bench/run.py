@@ -15,7 +15,7 @@ from bench import contestants
 from bench.accounting import Accounts
 from bench.agreement import Answers, answers_of, require_agreement
 from bench.capacity import Target, Wrk
-from bench.contestants import LeftOutError, Service
+from bench.contestants import Distance, LeftOutError, Service
 from bench.exposition import batches
 from bench.open_load import OpenLoad
 from bench.pgbench import RANDOM_ID, Pgbench, create_script, transaction_script
@@ -24,6 +24,7 @@ from bench.scenarios import SCENARIOS, Scenario
 from bench.seed import make_database, outbox_lag, restore
 from bench.settings import Settings
 from deploy.local.postgres import Postgres
+from deploy.local.valkey import Valkey
 from ticketd.batches import CREATE
 
 Say = Callable[[str], None]
@@ -51,7 +52,8 @@ class Entrant:
 
 class Run:
     """`programs` is where PostgreSQL's are; `folder` for logs and outputs; `ids` the file of the
-    seeded tickets; `say` takes a line of progress."""
+    seeded tickets; `say` takes a line of progress; `valkey` and `distance` are None when there is
+    none."""
 
     def __init__(
         self,
@@ -62,7 +64,11 @@ class Run:
         folder: Path,
         ids: Path,
         say: Say,
+        valkey: Valkey | None = None,
+        distance: Distance | None = None,
     ) -> None:
+        self._distance = distance
+        self._valkey = valkey
         self._settings = settings
         self._server = server
         self._programs = programs
@@ -81,7 +87,10 @@ class Run:
         """Start all contestants and have them give the same answers. Raises StartError,
         DisagreementError, GeneratorError."""
         for variant in self._settings.variants:
-            self._enter(variant.name, partial(contestants.ticketd, variant, folder=self._folder))
+            make = partial(contestants.ticketd, variant, folder=self._folder)
+            if self._valkey is not None:
+                make = partial(make, redis_url=self._valkey.url())
+            self._enter(variant.name, make)
         for name in self._settings.peers:
             if name in PGBENCH:
                 self._enter_pgbench(name, PGBENCH[name]())
@@ -108,7 +117,7 @@ class Run:
     def _enter(self, name: str, make: Callable[[str], Service]) -> None:
         url = make_database(self._server, name)
         try:
-            service = make(url)
+            service = make(self._reached(url))
         except LeftOutError as reason:
             self.left_out[name] = str(reason)
             self._say(f"left out: {name}: {reason}")
@@ -117,6 +126,12 @@ class Run:
             Entrant(name=name, database_url=url, loads=service.loads, service=service)
         )
         service.start()
+
+    def _reached(self, url: str) -> str:
+        """The URL by which services get to the database: through the distance, if there is one."""
+        if self._distance is None:
+            return url
+        return url.replace(f":{self._server.port}/", f":{self._distance.port}/")
 
     def _fastapi(self, url: str) -> Service:
         return contestants.fastapi(url, self._folder, self._settings.fastapi_workers)
@@ -212,6 +227,8 @@ class Run:
         if entrant.name in self._used:
             restore(entrant.database_url)
             self._used.discard(entrant.name)
+            if self._valkey is not None:
+                self._valkey.flush()
         if scenario.writes:
             self._used.add(entrant.name)
         if entrant.service is not None:
@@ -251,4 +268,4 @@ class Run:
         return found
 
     def _target(self, service: Service) -> Target:
-        return Target(url=service.url, token=service.token, ids=self._ids)
+        return Target(url=service.url, token=service.token, ids=self._ids, keyed=service.keyed)

@@ -3,7 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.contestants import LeftOutError, Variant, base_of
@@ -11,6 +11,8 @@ from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 
 PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
+# As the value of a variant's REDIS_URL, the Redis of the run.
+OWN_REDIS = "run"
 NAME = re.compile(r"[a-z0-9][a-z0-9.+_-]*")
 EXAMPLES = """examples:
   python -m bench --scenarios create,read --rounds 3 --seconds 5
@@ -39,6 +41,7 @@ class Settings:
     shares: tuple[float, ...]
     overload: float
     capacity: float | None
+    distance_milliseconds: float
     generator: str
     open_connections: int
     results: Path | None
@@ -63,6 +66,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         shares=found.shares,
         overload=found.overload,
         capacity=found.capacity,
+        distance_milliseconds=found.distance,
         generator=found.generator,
         open_connections=found.open_connections,
         results=None if found.no_result else found.results,
@@ -73,14 +77,17 @@ def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
     """Every way to run ticketd, with each number of workers; this tree as it ships comes first."""
     ways = [] if found.without_ticketd else [Variant(name="ticketd")]
     ways += [*found.variant, *found.commit, *found.study]
+    if found.redis:
+        ways += [replace(way, name=f"{way.name}-redis", redis=True) for way in ways]
+    if found.keyed:
+        ways += [replace(way, name=f"{way.name}-keyed", keyed=True) for way in ways]
     if found.workers == (1,):
         return tuple(ways)
     return tuple(
-        Variant(
+        replace(
+            way,
             name=f"{way.name}-{workers}w",
             environment={**way.environment, "TICKETD_WORKERS": str(workers)},
-            commit=way.commit,
-            patch=way.patch,
         )
         for way in ways
         for workers in found.workers
@@ -106,12 +113,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--label", type=name_argument, default="trial", help="names the iteration in the report")
     add("--trial", action="store_true", help="the machine is shared or the durations are short")
     add("--variant", type=variant_argument, action="append", default=[], metavar="NAME:VAR=VALUE,…",
-        help="another ticketd with these settings, interleaved; repeatable")  # fmt: skip
+        help="another ticketd with these settings, interleaved; repeatable; REDIS_URL=run is the "
+        "run's own Redis")  # fmt: skip
     add("--commit", type=version_argument, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
         help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
+    add("--distance", type=positive_argument, default=0.0, metavar="MILLISECONDS",
+        help="round trip added between every service and PostgreSQL; none")  # fmt: skip
+    add("--redis", action="store_true", help="every ticketd also beside a Redis of the run")
+    add("--keyed", action="store_true",
+        help="every ticketd also with an Idempotency-Key on each create (wrk only)")  # fmt: skip
     add("--workers", type=counts_argument, default=(1,), help="of each ticketd, such as 1,2,4; 1")
     add("--peers", type=_peers, default=(), help=f"of {','.join(PEERS)}; none")
     add("--fastapi-workers", type=count_argument, default=1, help="processes of uvicorn; 1")
@@ -195,7 +208,8 @@ def variant_argument(text: str) -> Variant:
         if not equals:
             raise argparse.ArgumentTypeError(f"{assignment} is not VARIABLE=VALUE")
         environment[variable] = value
-    return Variant(name=name_argument(name), environment=environment)
+    redis = environment.pop("REDIS_URL", "") == OWN_REDIS
+    return Variant(name=name_argument(name), environment=environment, redis=redis)
 
 
 def _study(text: str) -> Variant:

@@ -44,6 +44,12 @@ def uuids(values: Sequence[UUID]) -> bytes:
     return _array(UUID_OID, len(values), [_UUID_LENGTH + value.bytes for value in values])
 
 
+def uuids_of_bytes(values: Sequence[bytes | None]) -> bytes:
+    """The same from 16 bytes each."""
+    elements = [_NULL if value is None else _UUID_LENGTH + value for value in values]
+    return _array(UUID_OID, len(values), elements)
+
+
 def texts(values: Sequence[str | None]) -> bytes:
     """Raises UnicodeEncodeError for a lone surrogate."""
     elements = []
@@ -59,6 +65,11 @@ def texts(values: Sequence[str | None]) -> bytes:
 def utf8s(values: Sequence[bytes]) -> bytes:
     """Texts that are in UTF-8 already."""
     return _array(TEXT_OID, len(values), [_LENGTH(len(value)) + value for value in values])
+
+
+def utf8s_or_null(values: Sequence[bytes | None]) -> bytes:
+    elements = [_NULL if value is None else _LENGTH(len(value)) + value for value in values]
+    return _array(TEXT_OID, len(values), elements)
 
 
 def int2s(values: Sequence[int]) -> bytes:

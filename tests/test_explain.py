@@ -27,6 +27,7 @@ SMALL_TABLES = {
     "delivery_bucket": "64 rows, always",
     "outbox_worker": "a row for each running relayd",
     "delivery_worker": "a row for each running notifyd",
+    "cache_gate": "one row, always",
     "schema_migration": "a row for each file in sql/",
     "pg_database": "a row for each database of the server",
 }
@@ -61,6 +62,7 @@ OUTBOX_COLUMNS = (3, EVENT, "ticket.updated", "{}", "{}")
 FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused"}
 TICKET_COLUMNS = ("title", "text", "new", "low")
 NOW = "2026-01-15T08:00:00Z"
+KEY = (EVENT, EVENT)
 NEW_TICKET = ("title", "text", "low", "anna", None, NOW)
 INGESTED: dict[str, object] = {
     "event_ids": [UUID(int=number) for number in SOME],
@@ -108,6 +110,17 @@ SAMPLES: dict[str, Parameters] = {
     "ticketd.batches.CHANGE_MANY": many(
         (TICKET, *TICKET_COLUMNS, "igor", 2, NOW, None, 1, *OUTBOX_COLUMNS)
     ),
+    "ticketd.keyed.CREATE_KEYED": (TICKET, *NEW_TICKET, *OUTBOX_COLUMNS, *KEY),
+    "ticketd.keyed.CREATE_KEYED_MANY": many((TICKET, *NEW_TICKET, *OUTBOX_COLUMNS, *KEY)),
+    "ticketd.keyed.CHANGE_KEYED_MANY": many(
+        (TICKET, *TICKET_COLUMNS, "igor", 2, NOW, None, 1, *OUTBOX_COLUMNS, *KEY, "{}")
+    ),
+    "Gate.LOOK": (),
+    "Gate.CLOSE": (),
+    "Gate.OPEN": ("server",),
+    "ticketd.installation.INSTALLATION": (),
+    "ticketd.keyed.FIND_KEPT": ([UUID(int=number) for number in range(100)],),
+    "KeyExpiry.EXPIRE": {"age_seconds": 86_400.0, "rows": 1000},
     "ticketd.attachments.statements.ADD": (
         *(EVENT, TICKET, "name", "text/plain", 5, b"0" * 32, NOW),
         *(20, 60_000),
@@ -227,6 +240,9 @@ SELECT n % 64, n, 'webhook', {EVENT_ROW.removeprefix("n, ")}, '', now(), 'refuse
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO inbox SELECT lpad(to_hex(n), 32, '0')::uuid, 'tickets.events', 0, n,
     now() - n * interval '1 second'
+FROM generate_series(1, {ROWS}) AS n;
+INSERT INTO idempotency_key SELECT lpad(to_hex(n), 32, '0')::uuid, lpad(to_hex(n), 32, '0')::uuid,
+    {TICKET_ID}::uuid, NULL, now() - n * interval '1 second'
 FROM generate_series(1, {ROWS}) AS n;
 INSERT INTO mending_history
     (queue, act, operator, selection, event_id, key, error, first_failed_at, outcome)

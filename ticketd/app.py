@@ -10,16 +10,13 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from servicedesk.database import connect
 from servicedesk.logs import Log, capture_library_logs
-from servicedesk.wire import Connection
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
 from ticketd.attachments.disabled import DisabledAttachments
@@ -27,19 +24,17 @@ from ticketd.config import Config
 from ticketd.cursor import Cursors
 from ticketd.handlers import TicketHandlers
 from ticketd.identifiers import IdentifierSource
-from ticketd.lanes import LaneSettings
-from ticketd.lifetime import Background, Heartbeat, Lifetime
+from ticketd.lifetime import Heartbeat, Lifetime
 from ticketd.listener import HttpServer
-from ticketd.memory import MemoryTicketStore
 from ticketd.metrics import Metrics
 from ticketd.middleware import Pipeline
 from ticketd.operations import OperationHandlers
 from ticketd.randomness import RandomBlocks
 from ticketd.readiness import Readiness
 from ticketd.router import Handler, Route, Router
-from ticketd.store import PostgresTicketStore, TicketStore, Work
+from ticketd.store import TicketStore, Work
+from ticketd.store_app import build_quotas, build_redis_link, build_store, lane_settings
 from ticketd.tokens import READ, WRITE, TokenFile
-from ticketd.wakeup import OutboxSignal
 
 if TYPE_CHECKING:
     from ticketd.attachments.app import Attachments
@@ -64,8 +59,9 @@ def create_app() -> Application:
 def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
     """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
-    store, background = _store(config, metrics, log, in_tasks=in_tasks)
     random_bytes = RandomBlocks(os.urandom).take
+    link = build_redis_link(config, metrics, log, in_tasks=in_tasks)
+    store, background = build_store(config, metrics, link, log, in_tasks=in_tasks)
     identifiers = IdentifierSource(time.time_ns, random_bytes)
     attachments = _attachments(config, store, identifiers, metrics, log, in_tasks=in_tasks)
     readiness = Readiness(
@@ -113,6 +109,7 @@ def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
         wall_clock=time.time,
         random_bytes=random_bytes,
         random=random.random,
+        quotas=build_quotas(config, link),
     )
     return Application(pipeline, lifetime, lambda error: log.error("start_failed", error=error))
 
@@ -139,36 +136,6 @@ def collect_less_often() -> None:
     gc.set_threshold(20_000, 20, 20)
 
 
-def _store(
-    config: Config, metrics: Metrics, log: Log, *, in_tasks: bool
-) -> tuple[TicketStore, list[Background]]:
-    """The store, and what has to run beside it."""
-    if config.database_url is None:
-        log.warning("memory_store", reason="no DATABASE_URL: no outbox, and tickets vanish")
-        return MemoryTicketStore(), []
-    signal_relayd = OutboxSignal(_connect(config.database_url, "ticketd signal"), log)
-    store = PostgresTicketStore(
-        lanes=_lanes(config, config.database_url, in_tasks=in_tasks),
-        list_lanes=config.list_lanes,
-        signal=signal_relayd.touch,
-        observe=metrics.batches,
-        count_error=lambda kind: metrics.database_errors.labels(kind).inc(),
-    )
-    return store, [store.run, signal_relayd.run]
-
-
-def _lanes(config: Config, url: str, *, in_tasks: bool) -> LaneSettings:
-    return LaneSettings(
-        connect=_connect(url, "ticketd lane"),
-        in_tasks=in_tasks,
-        now=time.monotonic,
-        lanes=config.lanes,
-        most=config.batch_limit,
-        queue_limit=config.queue_limit,
-        retry_seconds=config.retry_seconds,
-    )
-
-
 def _attachments(
     config: Config,
     store: TicketStore,
@@ -185,7 +152,7 @@ def _attachments(
 
     return build_attachments(
         config.attachments,
-        lanes=_lanes(config, config.database_url, in_tasks=in_tasks),
+        lanes=lane_settings(config, config.database_url, in_tasks=in_tasks),
         metrics=metrics,
         identifiers=identifiers,
         now=_utc_now,
@@ -193,10 +160,6 @@ def _attachments(
         request_seconds=config.request_seconds,
         log=log,
     )
-
-
-def _connect(url: str, application: str) -> Callable[[], Awaitable[Connection]]:
-    return partial(connect, url, application=application)
 
 
 def _heartbeat(metrics: Metrics, log: Log) -> Heartbeat:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from ticketd.errors import BodyTooLargeError, MalformedBodyError
-from ticketd.messages import BODILESS, BODY_LIMIT_BYTES, Request, Response, combined
+from ticketd.messages import BODILESS, BODY_LIMIT_BYTES, Request, Response, client_of, combined
 from ticketd.middleware import Pipeline
 
 Message = MutableMapping[str, Any]
@@ -83,6 +83,7 @@ class MessageRequest(Request):
             sum(len(name) + len(value) for name, value in pairs),
         )
         self._receive = receive
+        self.client = client_of(scope.get("client"))
 
     async def read_body(self) -> bytes:
         message = await self._receive()

@@ -11,6 +11,7 @@ from uuid import UUID
 from servicedesk import binary
 from servicedesk.wire import Statement, Wire
 from ticketd.events import TicketEvent
+from ticketd.idempotency import Key
 from ticketd.rows import ticket_of
 from ticketd.tickets import Ticket
 
@@ -23,11 +24,13 @@ class Creation(NamedTuple):
 
 
 class Write(NamedTuple):
-    """A ticket as it is to become, from the version before."""
+    """A ticket as it is to become, from the version before. With a `key` it goes by the statement
+    in keyed.py."""
 
     ticket: Ticket
     event: TicketEvent
     from_version: int
+    key: Key | None = None
 
 
 # The unique index on tickets.id makes a repeat do nothing, and the outbox rows come from the
@@ -77,14 +80,15 @@ SELECT $8::int2, id, 1, $9::uuid, $10::text, $11::text, $12::text FROM created
 async def create_many(wire: Wire, items: Sequence[Creation]) -> Sequence[None]:
     """Returns after the commit of all tickets and events."""
     if len(items) == 1:
-        await wire.run(CREATE, _creation(items[0]))
+        await wire.run(CREATE, creation(items[0].ticket, items[0].event))
     else:
-        await wire.run(CREATE_MANY, _creations(items))
+        tickets, events = [item.ticket for item in items], [item.event for item in items]
+        await wire.run(CREATE_MANY, creations(tickets, events))
     return [None] * len(items)
 
 
-def _creation(item: Creation) -> list[bytes | None]:
-    ticket, event = item.ticket, item.event
+def creation(ticket: Ticket, event: TicketEvent) -> list[bytes | None]:
+    """The parameters $1 to $12 of CREATE."""
     return [
         ticket.id.bytes,
         binary.text(ticket.title),
@@ -101,8 +105,8 @@ def _creation(item: Creation) -> list[bytes | None]:
     ]
 
 
-def _creations(items: Sequence[Creation]) -> list[bytes]:
-    tickets = [item.ticket for item in items]
+def creations(tickets: Sequence[Ticket], events: Sequence[TicketEvent]) -> list[bytes]:
+    """The parameters $1 to $12 of CREATE_MANY."""
     return [
         binary.uuids([ticket.id for ticket in tickets]),
         binary.texts([ticket.title for ticket in tickets]),
@@ -111,11 +115,11 @@ def _creations(items: Sequence[Creation]) -> list[bytes]:
         binary.texts([ticket.requester for ticket in tickets]),
         binary.texts([ticket.assignee for ticket in tickets]),
         binary.timestamptzs([ticket.created_at for ticket in tickets]),
-        *_outbox(tickets, [item.event for item in items]),
+        *_outbox(events),
     ]
 
 
-def _outbox(tickets: Sequence[Ticket], events: Sequence[TicketEvent]) -> list[bytes]:
+def _outbox(events: Sequence[TicketEvent]) -> list[bytes]:
     return [
         binary.int2s([event.bucket for event in events]),
         binary.uuids([event.event_id for event in events]),
@@ -180,12 +184,13 @@ RETURNING aggregate_id
 
 async def change_many(wire: Wire, items: Sequence[Write]) -> Sequence[bool | None]:
     """For each write, whether it won. No two of them may be of the same ticket."""
-    result = await wire.run(CHANGE_MANY, _changes(items))
+    result = await wire.run(CHANGE_MANY, changes(items))
     won = set(wire.rows(result, lambda row: row[0]))
     return [item.ticket.id in won for item in items]
 
 
-def _changes(items: Sequence[Write]) -> list[bytes]:
+def changes(items: Sequence[Write]) -> list[bytes]:
+    """The parameters $1 to $15 of CHANGE_MANY."""
     tickets = [item.ticket for item in items]
     return [
         binary.uuids([ticket.id for ticket in tickets]),
@@ -198,5 +203,5 @@ def _changes(items: Sequence[Write]) -> list[bytes]:
         binary.timestamptzs([ticket.updated_at for ticket in tickets]),
         binary.timestamptzs([ticket.closed_at for ticket in tickets]),
         binary.int8s([item.from_version for item in items]),
-        *_outbox(tickets, [item.event for item in items]),
+        *_outbox([item.event for item in items]),
     ]

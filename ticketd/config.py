@@ -1,16 +1,21 @@
 """The settings of ticketd, read once from the environment."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
+from urllib.parse import urlsplit
 
 from servicedesk.environment import Address, Environment, SettingError
 from servicedesk.logs import LEVEL_NAMES
 from ticketd.attachments.settings import AttachmentSettings
+from ticketd.quotas import Quota
 
 DEVELOPMENT = "dev"
 SECRET_CHARACTERS = 32
+QUOTA = re.compile(r"([0-9]{1,10})/([0-9]{1,5})?([smh])", re.ASCII)
+QUOTA_UNITS = {"s": 1, "m": 60, "h": 3600}
 Auth = Literal["tokens", "none"]
 
 
@@ -18,9 +23,9 @@ Auth = Literal["tokens", "none"]
 class Config:
     """Limits without another word are those of one worker.
 
-    `tokens_file` is None when nobody has to show a token. `database_url` is None for tickets in
-    memory, `attachments` without an S3 store. `metrics_directory` is where workers share their
-    metrics, None for a lone process.
+    `cache_seconds` is None without a cache, `attachments` without an S3 store, `tokens_file` when
+    nobody has to show a token, `database_url` for tickets in memory. `metrics_directory` is where
+    workers share their metrics, None for a lone process.
     """
 
     environment: str
@@ -43,6 +48,11 @@ class Config:
     require_if_match: bool
     tokens_file: Path | None
     cursor_secret: str | None = field(repr=False)
+    key_seconds: float
+    redis_url: str | None = field(repr=False)
+    redis_seconds: float
+    cache_seconds: float | None
+    quota: Quota | None
     attachments: AttachmentSettings | None
     metrics_directory: Path | None
 
@@ -81,6 +91,13 @@ class Config:
             require_if_match=env.flag("TICKETD_REQUIRE_IF_MATCH", default=True),
             tokens_file=_tokens_file(env, http_address),
             cursor_secret=_cursor_secret(env, environment),
+            redis_url=_redis_url(env),
+            redis_seconds=env.seconds("TICKETD_REDIS_TIMEOUT", 0.1, maximum=5.0),
+            cache_seconds=_cache_seconds(env),
+            quota=_quota(env),
+            key_seconds=env.seconds(
+                "TICKETD_IDEMPOTENCY_RETENTION", 86_400.0, minimum=60.0, maximum=31_536_000
+            ),
             attachments=AttachmentSettings.from_environment(env, database_url),
             metrics_directory=None if directory is None else Path(directory),
         )
@@ -95,6 +112,49 @@ def _metrics_address(env: Environment, http_address: Address) -> Address:
             "give one of them another port",
         )
     return address
+
+
+def _quota(env: Environment) -> Quota | None:
+    text = env.optional("TICKETD_QUOTA")
+    if text is None:
+        return None
+    match = QUOTA.fullmatch(text)
+    count = int(match[1]) if match else 0
+    seconds = int(match[2] or 1) * QUOTA_UNITS[match[3]] if match else 0
+    if not 1 <= count <= 1_000_000_000 or not 1 <= seconds <= 86_400:
+        raise SettingError(
+            "TICKETD_QUOTA",
+            f"is {text!r}; it takes requests and a time of up to 24h, such as 100/s or 1000/1m",
+        )
+    return Quota(count, seconds)
+
+
+def _cache_seconds(env: Environment) -> float | None:
+    """How long an entry of the cache lives; None when it is off."""
+    is_on = env.flag("TICKETD_CACHE", default=False)
+    seconds = env.seconds("TICKETD_CACHE_TTL", 30.0, minimum=0.1, maximum=3600.0)
+    if is_on and not (env.optional("REDIS_URL") and env.optional("DATABASE_URL")):
+        raise SettingError("TICKETD_CACHE", "is on; it needs REDIS_URL and DATABASE_URL")
+    if is_on and env.optional("S3_BUCKET"):
+        raise SettingError(
+            "TICKETD_CACHE",
+            "is on, and S3_BUCKET is set: attachments change tickets past the cache; "
+            "leave one of them out",
+        )
+    return seconds if is_on else None
+
+
+def _redis_url(env: Environment) -> str | None:
+    example = "redis://user:password@127.0.0.1:6379/0, or rediss:// for TLS"
+    url = env.url("REDIS_URL", ("redis", "rediss"), example=example)
+    if url is not None:
+        parts = urlsplit(url)
+        if parts.query or not re.fullmatch(r"/?|/[0-9]{1,3}", parts.path, re.ASCII):
+            raise SettingError(
+                "REDIS_URL",
+                f"is malformed; it takes a URL such as {example}, with at most a database number",
+            )
+    return url
 
 
 def _workers(env: Environment, database_url: str | None) -> int:

@@ -170,6 +170,15 @@ class UnsupportedMediaTypeError(RequestError):
         self.headers = ((b"accept", accepted.encode()),)
 
 
+class IdempotencyKeyReusedError(RequestError):
+    """The Idempotency-Key belongs to a request that said something else."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This Idempotency-Key was sent with another request; send a new one for a new request"
+        )
+
+
 class PreconditionRequiredError(RequestError):
     """A change must say which version it was made against."""
 
@@ -185,6 +194,15 @@ class HeadersTooLargeError(RequestError):
         super().__init__(f"The headers are larger than {limit_bytes} bytes")
         message = f"has {length} bytes, all headers together may have {limit_bytes}"
         self.errors = (FieldError(field=longest[:100], code="too_long", message=message),)
+
+
+class QuotaExceededError(RequestError):
+    """The caller has sent more requests than its quota. `headers` say where it stands.
+    Source: RFC 6585, 4."""
+
+    def __init__(self, count: int, wait_seconds: int, headers: Sequence[Header]) -> None:
+        super().__init__(f"The quota of {count} requests is used up; try again after Retry-After")
+        self.headers = (*headers, (b"retry-after", b"%d" % wait_seconds))
 
 
 class OverloadedError(RequestError):
@@ -244,8 +262,14 @@ ANSWERS: dict[type[RequestError], Answer] = {
     UnsupportedMediaTypeError: Answer(
         status=415, code="unsupported_media_type", title="Unsupported media type"
     ),
+    IdempotencyKeyReusedError: Answer(
+        status=422, code="idempotency_key_reused", title="Idempotency-Key reused"
+    ),
     PreconditionRequiredError: Answer(
         status=428, code="if_match_required", title="If-Match required"
+    ),
+    QuotaExceededError: Answer(
+        status=429, code="quota_exceeded", title="Quota exceeded", refused=True
     ),
     HeadersTooLargeError: Answer(
         status=431, code="headers_too_large", title="Headers too large", refused=True

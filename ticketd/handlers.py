@@ -6,14 +6,17 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+import orjson
+
 from servicedesk.bucket import bucket_of
 from servicedesk.correlation import correlation_headers
-from ticketd import tickets, validation
+from ticketd import idempotency, tickets, validation
 from ticketd.arguments import JSON, identifier, refuse_parameters, require_type
 from ticketd.conditional import entity_tag, expected_versions, is_current
 from ticketd.cursor import Cursors
 from ticketd.errors import Header, PreconditionRequiredError
 from ticketd.events import CREATED, TicketEvent, change_event
+from ticketd.idempotency import Kept, read_key
 from ticketd.identifiers import (
     HIGHEST,
     LOWEST,
@@ -25,15 +28,17 @@ from ticketd.identifiers import (
 from ticketd.messages import (
     JSON_HEADERS,
     NOT_MODIFIED_HEADERS,
+    HeaderBlock,
     Request,
     Response,
 )
 from ticketd.representation import page_json, ticket_json
-from ticketd.store import TicketStore
-from ticketd.tickets import Ticket, TicketQuery, Versions
+from ticketd.store import Describe, TicketStore
+from ticketd.tickets import NewTicket, Ticket, TicketQuery, Versions
 
 # Of the 36 characters of the id in what ticket_json writes.
 ID_IN_JSON = slice(7, 43)
+REPLAYED = (b"idempotency-replayed", b"true")
 JSON_PATCH = (b"application/merge-patch+json", b"application/json")
 
 
@@ -75,7 +80,9 @@ class TicketHandlers:
     async def create(self, request: Request) -> Response:
         refuse_parameters(request)
         require_type(request, JSON)
-        new = validation.parse_new_ticket(await request.body())
+        body = await request.body()
+        new = validation.parse_new_ticket(body)
+        given_key = request.headers.get(idempotency.HEADER)
         ticket_id = self._identifiers.next()
         ticket = tickets.open_ticket(new, ticket_id, moment_of(ticket_id))
         document = ticket_json(ticket)
@@ -88,16 +95,22 @@ class TicketHandlers:
             headers=correlation_headers(request.request_id, request.traceparent),
             payload=document,
         )
-        await self._store.create(ticket, event)
+        if given_key is None:
+            await self._store.create(ticket, event)
+        else:
+            key = read_key(given_key, request.caller, "create", body)
+            first_id = await self._store.create_once(ticket, event, key)
+            if first_id != ticket_id:
+                return _replayed_creation(new, first_id)
         return Response(201, JSON_HEADERS, document, Created(id_text))
 
     async def read(self, request: Request) -> Response:
         refuse_parameters(request)
-        ticket = await self._store.get(identifier(request.path_id, "id"))
+        version, body = await self._store.show(identifier(request.path_id, "id"))
         if_none_match = request.headers.get(b"if-none-match")
-        if if_none_match is not None and is_current(if_none_match, ticket.version):
-            return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(ticket.version))
-        return _answer(ticket)
+        if if_none_match is not None and is_current(if_none_match, version):
+            return Response(304, NOT_MODIFIED_HEADERS, b"", entity_tag(version))
+        return Response(200, JSON_HEADERS, body, entity_tag(version))
 
     async def list(self, request: Request) -> Response:
         parameters = validation.parse_parameters(request.query_string, validation.LIST_PARAMETERS)
@@ -127,7 +140,8 @@ class TicketHandlers:
         expected = self._expected(request, required=self._require_if_match)
         members = validation.parse_patch(await request.body())
         change = partial(tickets.patch, members, expected, self._now())
-        return await self._change(request, ticket_id, change, None)
+        describe = self._describe(request, None)
+        return _answer(await self._store.change(ticket_id, change, describe))
 
     async def close(self, request: Request) -> Response:
         refuse_parameters(request)
@@ -138,18 +152,18 @@ class TicketHandlers:
             require_type(request, JSON)
         reason = validation.parse_closing(body)
         change = partial(tickets.close, expected, self._now())
-        return await self._change(request, ticket_id, change, reason)
+        describe = self._describe(request, reason)
+        given_key = request.headers.get(idempotency.HEADER)
+        if given_key is None:
+            return _answer(await self._store.change(ticket_id, change, describe))
+        sent = request.headers.get(b"if-match", b"") + b"\n" + body
+        key = read_key(given_key, request.caller, f"close {ticket_id}", sent)
+        found = await self._store.change_once(ticket_id, change, describe, key)
+        return _replayed_change(found) if isinstance(found, Kept) else _answer(found)
 
-    async def _change(
-        self,
-        request: Request,
-        ticket_id: UUID,
-        change: Callable[[Ticket], Ticket],
-        reason: str | None,
-    ) -> Response:
+    def _describe(self, request: Request, reason: str | None) -> Describe:
         headers = correlation_headers(request.request_id, request.traceparent)
-        describe = partial(change_event, self._identifiers.next(), headers, reason)
-        return _answer(await self._store.change(ticket_id, change, describe))
+        return partial(change_event, self._identifiers.next(), headers, reason)
 
     def _expected(self, request: Request, *, required: bool) -> Versions:
         if_match = request.headers.get(b"if-match")
@@ -162,6 +176,19 @@ class TicketHandlers:
 
 def _answer(ticket: Ticket) -> Response:
     return Response(200, JSON_HEADERS, ticket_json(ticket), entity_tag(ticket.version))
+
+
+def _replayed_creation(new: NewTicket, first_id: UUID) -> Response:
+    """The answer to the first request, made again: what it said is what this one says."""
+    document = ticket_json(tickets.open_ticket(new, first_id, moment_of(first_id)))
+    own = HeaderBlock(*Created(document[ID_IN_JSON]).pairs, REPLAYED)
+    return Response(201, JSON_HEADERS, document, own)
+
+
+def _replayed_change(kept: Kept) -> Response:
+    document = kept.answer or b"{}"
+    version = orjson.loads(document)["version"]
+    return Response(200, JSON_HEADERS, document, HeaderBlock(*entity_tag(version).pairs, REPLAYED))
 
 
 def _from(parameters: dict[str, str]) -> UUID:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ticketd.errors import MalformedBodyError
 from ticketd.exchange import Exchange
-from ticketd.messages import BODILESS, Response
+from ticketd.messages import BODILESS, Response, client_of
 from ticketd.middleware import Pipeline
 from ticketd.parsing import RequestReader
 
@@ -52,6 +52,7 @@ class Connection(asyncio.Protocol):
 
     _transport: asyncio.Transport
     _active: Exchange | None = None
+    _client = b""
     _rest = b""
     _is_starting = False
     _is_paused = False
@@ -68,6 +69,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a Transport for TCP
+        self._client = client_of(transport.get_extra_info("peername"))
         if not self._host.enter(self):
             self._host.pipeline.count_refused_connection()
             self._reader.is_deaf = True
@@ -176,6 +178,7 @@ class Connection(asyncio.Protocol):
         self._is_starting = True
         while self._reader.waiting and self._active is None and not self._is_choked:
             exchange = self._active = self._reader.waiting.popleft()
+            exchange.client = self._client
             self._since = self._host.now
             exchange.start(self._host.pipeline, self._answer, self._ask_for_body)
         self._is_starting = False

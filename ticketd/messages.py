@@ -1,6 +1,7 @@
 """A request as handlers see it, and a response, whichever server carries them."""
 
 from collections.abc import Sequence
+from ipaddress import IPv6Address
 from typing import Protocol
 
 from ticketd.errors import BodyTooLargeError, Header
@@ -70,6 +71,8 @@ class Request:
     path_id = ""
     part_id = ""
     caller: Caller = ANYONE
+    # The client's address, of IPv6 the network that it can choose addresses from.
+    client = b""
     request_id = ""
     traceparent = ""
     reading_body = False
@@ -107,6 +110,18 @@ class Request:
     async def read_body(self) -> bytes:
         """What `body` does, for a body of no announced or of an allowed length."""
         raise NotImplementedError
+
+
+def client_of(address: Sequence[object] | None) -> bytes:
+    """Request.client, from a socket's address: whoever has one address of IPv6 has 2^64 of them, so
+    what counts is the network."""
+    host = str(address[0]) if address else ""
+    if ":" in host:
+        try:
+            return IPv6Address(host.partition("%")[0]).packed[:8].hex().encode()
+        except ValueError:
+            return b""
+    return host.encode()
 
 
 def combined(pairs: Sequence[Header]) -> dict[bytes, bytes]:

@@ -12,15 +12,19 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from servicedesk.tally import Tally
+from ticketd.tallies import (
+    AGE_BUCKETS,
+    SECONDS_BUCKETS,
+    SIZE_BUCKETS,
+    BatchMetrics,
+    CacheMetrics,
+    RedisMetrics,
+    RouteMetrics,
+)
 
 # Label values must not be what clients make up.
 OTHER_METHOD = "other"
 METHODS = ("GET", "HEAD", "POST", "PATCH", "PUT", "DELETE", "OPTIONS", OTHER_METHOD)
-SECONDS_BUCKETS = (
-    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-)  # fmt: skip
-SIZE_BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 FLUSH_SECONDS = 0.25
 DATABASE_STATE = "ticketd_database_state"
 STORAGE_UP = "ticketd_storage_up"
@@ -35,65 +39,12 @@ class DatabaseState(IntEnum):
     OK = 1
 
 
-class RouteMetrics:
-    """The metrics of one method and route. Their label values appear with the first request."""
-
-    __slots__ = ("_labels", "_requests", "_seconds", "_statuses", "_tally")
-
-    def __init__(self, requests: Counter, seconds: Histogram, method: str, route: str) -> None:
-        self._requests = requests
-        self._seconds = seconds
-        self._labels = (method, route)
-        self._statuses: dict[int, int] = {}
-        self._tally: Tally | None = None
-
-    def observe(self, status: int, seconds: float) -> None:
-        statuses = self._statuses
-        statuses[status] = statuses.get(status, 0) + 1
-        if self._tally is None:
-            self._tally = Tally(self._seconds.labels(*self._labels), SECONDS_BUCKETS)
-        self._tally.observe(seconds)
-
-    def flush(self) -> None:
-        for status, count in self._statuses.items():
-            self._requests.labels(*self._labels, str(status)).inc(count)
-        self._statuses.clear()
-        if self._tally is not None:
-            self._tally.flush()
-
-
-class BatchMetrics:
-    """The metrics of the batches of one kind of request."""
-
-    __slots__ = ("_errors", "_seconds", "_size", "_wait")
-
-    def __init__(
-        self, size: Histogram, wait: Histogram, seconds: Histogram, errors: Counter
-    ) -> None:
-        self._size = Tally(size, SIZE_BUCKETS)
-        self._wait = Tally(wait, SECONDS_BUCKETS)
-        self._seconds = Tally(seconds, SECONDS_BUCKETS)
-        self._errors = errors
-
-    def batch(self, size: int, waited_seconds: float, took_seconds: float) -> None:
-        self._size.observe(size)
-        self._wait.observe(waited_seconds)
-        self._seconds.observe(took_seconds)
-
-    def failure(self, kind: str) -> None:
-        self._errors.labels(kind).inc()
-
-    def flush(self) -> None:
-        for tally in (self._size, self._wait, self._seconds):
-            tally.flush()
-
-
 class Metrics:
     """All metrics of one worker, in a registry of their own."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        self._tallied: list[RouteMetrics | BatchMetrics] = []
+        self._tallied: list[RouteMetrics | BatchMetrics | CacheMetrics] = []
         self._requests = Counter(
             "ticketd_http_requests_total",
             "Requests answered",
@@ -123,6 +74,32 @@ class Metrics:
             "Statements that failed: away is a lost or missing connection",
             ("kind",),
             registry=self.registry,
+        )
+        self.replays = Counter(
+            "ticketd_idempotent_replays_total",
+            "Repeated requests that were answered from Redis",
+            registry=self.registry,
+        )
+        self._cache_reads = Counter(
+            "ticketd_cache_reads_total",
+            "Reads by id with the cache on: hit, miss, or bypass when it could not be used",
+            ("outcome",),
+            registry=self.registry,
+        )
+        self._cache_age = Histogram(
+            "ticketd_cache_age_seconds",
+            "How long ago what was shown from the cache was put there",
+            buckets=AGE_BUCKETS,
+            registry=self.registry,
+        )
+        self._redis_errors = Counter(
+            "ticketd_redis_errors_total",
+            "Exchanges with Redis that failed: away is lost, missing or too slow",
+            ("kind",),
+            registry=self.registry,
+        )
+        self._redis_up = self._gauge(
+            "ticketd_redis_up", "1 while Redis is asked, 0 while the circuit is open", "livemin"
         )
         self._batch_size = self._batch_histogram(
             "ticketd_batch_requests", "Requests that shared one statement", SIZE_BUCKETS
@@ -158,6 +135,24 @@ class Metrics:
             self._batch_wait.labels(kind),
             self._statement.labels(kind),
             self.database_errors,
+        )
+        self._tallied.append(metrics)
+        return metrics
+
+    def cache(self) -> CacheMetrics:
+        """As `route`."""
+        metrics = CacheMetrics(self._cache_reads, self._cache_age)
+        self._tallied.append(metrics)
+        return metrics
+
+    def redis(self) -> RedisMetrics:
+        """As `route`."""
+        metrics = RedisMetrics(
+            self._batch_size.labels("redis"),
+            self._batch_wait.labels("redis"),
+            self._statement.labels("redis"),
+            self._redis_errors,
+            self._redis_up,
         )
         self._tallied.append(metrics)
         return metrics

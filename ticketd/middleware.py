@@ -22,10 +22,11 @@ from ticketd.errors import (
 from ticketd.messages import Request, Response
 from ticketd.metrics import METHODS, OTHER_METHOD, Metrics
 from ticketd.problems import internal_error, problem
+from ticketd.quotas import Quotas
 from ticketd.readiness import Readiness
 from ticketd.router import Route, Router
 from ticketd.store import Work
-from ticketd.tokens import Caller
+from ticketd.tokens import ANYONE, Caller
 
 HEADERS_LIMIT_BYTES = 16 * 1024
 UNMATCHED = "unmatched"
@@ -54,7 +55,9 @@ class Pipeline:
         wall_clock: Callable[[], float],
         random_bytes: Callable[[int], bytes],
         random: Callable[[], float],
+        quotas: Quotas | None = None,
     ) -> None:
+        self._quotas = quotas
         self.request_seconds = request_seconds
         self._router = router
         self._authenticate = authenticate
@@ -78,7 +81,10 @@ class Pipeline:
             self._correlate(request)
             route = self._router.find(request)
             self._admit(request, route)
-            response = await route.handler(request)
+            if self._quotas is None or route.work is None:
+                response = await route.handler(request)
+            else:
+                response = await self._within_quota(self._quotas, request, route)
         except RequestError as error:
             response = self._refuse(error, request)
         except asyncio.CancelledError:
@@ -89,6 +95,15 @@ class Pipeline:
             response = self._fail(error, request)
         self._record(request, route, response, self._clock() - started)
         return response
+
+    async def _within_quota(self, quotas: Quotas, request: Request, route: Route) -> Response:
+        caller = request.caller
+        name = (
+            b"address " + request.client if caller is ANYONE else b"token " + caller.name.encode()
+        )
+        asked = quotas.ask(name)
+        standing = quotas.decide(name, None if asked is None else await asked)
+        return standing.added_to(await route.handler(request))
 
     def overdue(self, request: Request) -> RequestError:
         """What to raise where a request waits for longer than it may."""

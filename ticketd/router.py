@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from ticketd.errors import MethodNotAllowedError, PathNotFoundError
 from ticketd.messages import Request, Response
-from ticketd.metrics import RouteMetrics
 from ticketd.store import Work
+from ticketd.tallies import RouteMetrics
 
 Handler = Callable[[Request], Awaitable[Response]]
 

@@ -7,16 +7,25 @@ A connection that dies around a commit never leads to a second ticket or a secon
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
 from servicedesk.wire import Connection
-from ticketd.batches import Creation, Write, change_many, create_many, get_many
-from ticketd.errors import DatabaseUnavailableError, OverloadedError, TicketNotFoundError
+from ticketd.batches import Creation, Write, create_many, get_many
+from ticketd.errors import (
+    DatabaseUnavailableError,
+    OverloadedError,
+    StaleVersionError,
+    TicketNotFoundError,
+    TransitionForbiddenError,
+)
 from ticketd.events import TicketEvent
+from ticketd.idempotency import Kept, Key, require_same
+from ticketd.keyed import KeyedCreation, change_perhaps_keyed, create_keyed, find_kept
 from ticketd.lanes import BatchObserver, Lanes, LaneSettings
 from ticketd.pages import pages
+from ticketd.representation import ticket_json
 from ticketd.tickets import Ticket, TicketQuery
 
 Change = Callable[[Ticket], Ticket]
@@ -25,8 +34,18 @@ Describe = Callable[[Ticket, Ticket], TicketEvent]
 # What a request asks of the store first.
 Work = Literal["create", "read", "list", "change"]
 
+# Refusals that say how a ticket is now, and may come of the very request that is repeated.
+REFUSED_BY_STATE = (StaleVersionError, TransitionForbiddenError, TicketNotFoundError)
+
 # After so many lost races in a row a ticket is a hot spot and the client is asked to come back.
 RACE_LIMIT = 20
+
+
+class Shown(NamedTuple):
+    """A ticket as clients see it: its version and its JSON."""
+
+    version: int
+    body: bytes
 
 
 class TicketStore(Protocol):
@@ -48,8 +67,18 @@ class TicketStore(Protocol):
     async def create(self, ticket: Ticket, event: TicketEvent) -> None:
         """Returns after the commit of both. Repeating it with the same ids does nothing."""
 
+    async def create_once(self, ticket: Ticket, event: TicketEvent, key: Key) -> UUID:
+        """The id of the ticket that the first request with this key made: this one, or an earlier.
+
+        Returns after the commit of it, its event and the key. Raises IdempotencyKeyReusedError.
+        """
+
     async def get(self, ticket_id: UUID) -> Ticket:
         """Raises TicketNotFoundError."""
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        """As `get`, for showing only: it may come out of a cache, and is never older than a change
+        that was answered."""
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         """At most `query.limit` tickets, newest first."""
@@ -60,6 +89,14 @@ class TicketStore(Protocol):
         `change` may be called again with a newer ticket when another change came between; what
         it raises rises from here. When it returns its argument, nothing is written. `describe`
         gets the ticket before and after. Raises TicketNotFoundError.
+        """
+
+    async def change_once(
+        self, ticket_id: UUID, change: Change, describe: Describe, key: Key
+    ) -> Ticket | Kept:
+        """As `change` for the first request with this key, whose ticket's JSON is kept and found
+        by the others. `change` never returns its argument. A request that fails leaves its key
+        unused. Raises IdempotencyKeyReusedError.
         """
 
     def note_change(self, ticket_id: UUID) -> None:
@@ -85,6 +122,9 @@ class PostgresTicketStore:
         self._signal = signal
         self._count_error = count_error
         self._creations = Lanes(settings=lanes, work=create_many, observer=observe("create"))
+        # Their own lanes, so that requests without a key do not pay for those with one.
+        self._keyed = Lanes(settings=lanes, work=create_keyed, observer=observe("create_keyed"))
+        self._kept = Lanes(settings=lanes, work=find_kept, observer=observe("find_key"))
         self._reads = Lanes(settings=lanes, work=get_many, observer=observe("read"))
         self._pages = Lanes(
             settings=replace(lanes, lanes=list_lanes, most=1), work=pages, observer=observe("list")
@@ -93,7 +133,7 @@ class PostgresTicketStore:
         self._writes = [
             Lanes[Write, bool | None](
                 settings=replace(lanes, lanes=1),
-                work=change_many,
+                work=change_perhaps_keyed,
                 observer=observe("change"),
                 key=lambda write: write.ticket.id,
                 doubt=lambda won: won or None,
@@ -112,6 +152,8 @@ class PostgresTicketStore:
         """Runs the lanes until it is cancelled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._creations.run())
+            group.create_task(self._keyed.run())
+            group.create_task(self._kept.run())
             group.create_task(self._reads.run())
             group.create_task(self._pages.run())
             for lane in self._writes:
@@ -145,11 +187,21 @@ class PostgresTicketStore:
         await self._creations.submit(Creation(ticket, event))
         self._signal()
 
+    async def create_once(self, ticket: Ticket, event: TicketEvent, key: Key) -> UUID:
+        kept = require_same(await self._keyed.submit(KeyedCreation(ticket, event, key)), key)
+        if kept.ticket_id == ticket.id:
+            self._signal()
+        return kept.ticket_id
+
     async def get(self, ticket_id: UUID) -> Ticket:
         ticket = await self._reads.submit(ticket_id)
         if ticket is None:
             raise TicketNotFoundError(ticket_id)
         return ticket
+
+    async def show(self, ticket_id: UUID) -> Shown:
+        ticket = await self.get(ticket_id)
+        return Shown(ticket.version, ticket_json(ticket))
 
     async def page(self, query: TicketQuery) -> list[Ticket]:
         return await self._pages.submit(query)
@@ -174,6 +226,37 @@ class PostgresTicketStore:
                 doubtful.append(changed)
             self._count_error("lost_race")
         raise OverloadedError
+
+    async def change_once(
+        self, ticket_id: UUID, change: Change, describe: Describe, key: Key
+    ) -> Ticket | Kept:
+        lane = self._writes[ticket_id.int % len(self._writes)]
+        for _ in range(RACE_LIMIT):
+            try:
+                current = await self.get(ticket_id)
+                changed = change(current)
+            except REFUSED_BY_STATE:
+                # The ticket may be in this state because of the first request.
+                kept = await self._kept.submit(key.digest)
+                if kept is None:
+                    raise
+                return require_same(kept, key)
+            event = describe(current, changed)
+            if await lane.submit(Write(changed, event, current.version, key)):
+                self._signal()
+                return changed
+            kept = await self._kept.submit(key.digest)
+            if kept is not None:
+                return self._first_answer(require_same(kept, key), changed)
+            self._count_error("lost_race")
+        raise OverloadedError
+
+    def _first_answer(self, kept: Kept, changed: Ticket) -> Ticket | Kept:
+        """What is kept may be this very change, when the answer to its commit was lost."""
+        if kept.answer != ticket_json(changed):
+            return kept
+        self._signal()
+        return changed
 
     def note_change(self, ticket_id: UUID) -> None:
         del ticket_id

@@ -2,6 +2,7 @@
 -- Settings come by environment, because wrk's own arguments are readable for everyone:
 --   BENCH_TOKEN   bearer token, empty for a service without tokens
 --   BENCH_IDS     file with one ticket id a line
+--   BENCH_KEYED   1 for an Idempotency-Key of its own on every create
 --   BENCH_RUN     a number that makes the titles of this run unique
 --   BENCH_OUTPUT  where to write the figures
 
@@ -44,14 +45,21 @@ local CREATE_BEFORE = '{"title":"Не печатает принтер № '
 local CREATE_AFTER = '","description":"Горит красная лампа, в лотке есть бумага. Перезапуск не помог, '
   .. 'драйвер обновлён вчера. Отдел закупок, третий этаж, кабинет 314; звонить до шести вечера.",'
   .. '"requester":"анна.петрова@example.org","priority":"high"}'
-local create_head
+local keyed = os.getenv("BENCH_KEYED") == "1"
+local create_head, create_key
 
 function create_request()
   if not create_head then
     create_head = head("POST", "/tickets", "Content-Type: application/json\r\nContent-Length: "
-      .. (#CREATE_BEFORE + 16 + #CREATE_AFTER) .. "\r\n\r\n") .. CREATE_BEFORE
+      .. (#CREATE_BEFORE + 16 + #CREATE_AFTER) .. "\r\n")
+    create_key = create_head .. 'Idempotency-Key: "bench-8e03978e-40d5-'
+    create_head = create_head .. "\r\n" .. CREATE_BEFORE
   end
-  return create_head .. unique() .. CREATE_AFTER
+  local number = unique()
+  if keyed then
+    return create_key .. number .. '"\r\n\r\n' .. CREATE_BEFORE .. number .. CREATE_AFTER
+  end
+  return create_head .. number .. CREATE_AFTER
 end
 
 local read_before, read_after

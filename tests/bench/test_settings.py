@@ -22,6 +22,25 @@ def test_variants_by_settings_and_by_commit_run_beside_the_tree() -> None:
     ]
 
 
+def test_variant_may_have_the_redis_of_the_run() -> None:
+    found = parse_settings(["--variant", "cache:TICKETD_CACHE=true,REDIS_URL=run"])
+    assert [(each.redis, dict(each.environment)) for each in found.variants] == [
+        (False, {}),
+        (True, {"TICKETD_CACHE": "true"}),
+    ]
+
+
+def test_every_variant_runs_with_keys_and_beside_redis() -> None:
+    found = parse_settings(["--redis", "--keyed", "--without-ticketd", "--variant", "small:A=1"])
+    assert [(each.name, each.redis, each.keyed) for each in found.variants] == [
+        ("small", False, False),
+        ("small-redis", True, False),
+        ("small-keyed", False, True),
+        ("small-redis-keyed", True, True),
+    ]
+    assert {each.environment["A"] for each in found.variants} == {"1"}
+
+
 def test_every_variant_runs_with_every_number_of_workers() -> None:
     found = parse_settings(["--workers", "1,2", "--variant", "raw:TICKETD_ACCESS_LOG=off"])
     assert [each.name for each in found.variants] == [

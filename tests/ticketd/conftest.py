@@ -45,7 +45,7 @@ async def postgres_store(url: str) -> AsyncIterator[PostgresTicketStore]:
 
 @asynccontextmanager
 async def _memory_store() -> AsyncIterator[TicketStore]:
-    yield MemoryTicketStore()
+    yield MemoryTicketStore(time.monotonic, 86_400.0)
 
 
 @pytest.fixture(params=["memory", "postgres"])

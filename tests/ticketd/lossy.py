@@ -1,6 +1,7 @@
 """Networks with faults: a TCP proxy in front of PostgreSQL."""
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -100,6 +101,17 @@ async def lossy(url: str, marker: bytes, losses: int) -> AsyncIterator[str]:
         yield _through(url, server)
     await asyncio.gather(*proxy.connections)
     assert proxy.losses == 0, "nothing was lost, so nothing was tried"
+
+
+@asynccontextmanager
+async def mute(url: str, marker: bytes) -> AsyncIterator[str]:
+    """The same, and no answer to what holds `marker` ever arrives."""
+    proxy = LossyProxy(*_address(url), marker, sys.maxsize)
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    async with server:
+        yield _through(url, server)
+    await asyncio.gather(*proxy.connections)
+    assert proxy.losses < sys.maxsize, "nothing was lost, so nothing was tried"
 
 
 def _address(url: str) -> tuple[str, int]:

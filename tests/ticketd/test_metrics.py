@@ -5,7 +5,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from servicedesk.tally import Tally
-from ticketd.metrics import SECONDS_BUCKETS, gauges
+from ticketd.metrics import gauges
+from ticketd.tallies import SECONDS_BUCKETS
 
 VALUES = (0.0, 0.0005, 0.00051, 0.001, 0.3, 0.3, 10.0, 11.0, 1e9)
 

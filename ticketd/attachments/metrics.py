@@ -2,7 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from ticketd.metrics import SECONDS_BUCKETS, STORAGE_UP
+from ticketd.metrics import STORAGE_UP
+from ticketd.tallies import SECONDS_BUCKETS
 
 
 class AttachmentMetrics:

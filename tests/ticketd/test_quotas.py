@@ -1,0 +1,187 @@
+"""Quotas: so many requests a caller, over all workers while Redis is there, and in each without."""
+
+import asyncio
+import hashlib
+import re
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+
+from deploy.local.valkey import Valkey
+from tests.ticketd.application import Exchange as Messages
+from tests.ticketd.application import Running, chunk, http_scope, in_tasks, running, until
+from tests.ticketd.redis_servers import valkey
+from tests.ticketd.test_replays import until_true
+from ticketd.config import Config
+from ticketd.messages import client_of
+from ticketd.quotas import LocalBuckets, Quota
+
+LEFT = re.compile(r'"default";r=(\d+);t=(\d+)')
+
+
+def run(environment: dict[str, str], act: Callable[[Running], Awaitable[None]]) -> None:
+    async def act_on() -> None:
+        async with running(environment) as app:
+            await act(app)
+
+    asyncio.run(act_on())
+
+
+def left(answer: httpx.Response) -> tuple[int, int]:
+    match = LEFT.fullmatch(answer.headers["ratelimit"])
+    assert match is not None
+    return int(match[1]), int(match[2])
+
+
+async def statuses(app: Running, count: int) -> list[int]:
+    answers = await asyncio.gather(*(app.client.get("/tickets") for _ in range(count)))
+    return sorted(answer.status_code for answer in answers)
+
+
+def test_answers_say_where_the_caller_stands_and_the_one_too_many_is_refused() -> None:
+    async def act(app: Running) -> None:
+        for number in range(3):
+            answer = await app.client.get("/tickets")
+            assert answer.status_code == 200
+            assert answer.headers["ratelimit-policy"] == '"default";q=3;w=3600'
+            remaining, seconds = left(answer)
+            assert remaining == 2 - number
+            assert 0 < seconds <= 3600
+        answer = await app.client.get("/tickets")
+        assert answer.status_code == 429
+        assert answer.json()["code"] == "quota_exceeded"
+        assert left(answer)[0] == 0
+        assert 1 <= int(answer.headers["retry-after"]) <= 1200
+        assert (await app.client.get("/healthz")).status_code == 200
+        assert "ratelimit" not in (await app.client.get("/healthz")).headers
+
+    run({"TICKETD_QUOTA": "3/1h"}, act)
+
+
+def test_without_a_quota_nothing_is_said_of_one() -> None:
+    async def act(app: Running) -> None:
+        assert "ratelimit" not in (await app.client.get("/tickets")).headers
+
+    run({}, act)
+
+
+def test_bucket_fills_at_its_rate_and_never_beyond_its_count() -> None:
+    now = 100.0
+    buckets = LocalBuckets(Quota(4, 2.0), lambda: now)
+    assert [buckets.take(b"a").is_allowed for _ in range(5)] == [True] * 4 + [False]
+    assert buckets.take(b"b").is_allowed
+    now += 0.5
+    assert [buckets.take(b"a").is_allowed for _ in range(2)] == [True, False]
+    now += 1000
+    assert [buckets.take(b"a").is_allowed for _ in range(5)] == [True] * 4 + [False]
+
+
+def test_each_token_has_a_quota_of_its_own(tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    lines = [f"{n} {hashlib.sha256(n.encode()).hexdigest()} tickets:read\n" for n in ("a", "b")]
+    tokens.write_text("".join(lines))
+
+    async def act(app: Running) -> None:
+        for name in ("a", "b"):
+            app.client.headers["authorization"] = f"Bearer {name}"
+            assert await statuses(app, 3) == [200, 200, 429]
+        app.client.headers["authorization"] = "Bearer c"
+        assert await statuses(app, 3) == [401] * 3
+
+    run({"TICKETD_QUOTA": "2/1h", "TICKETD_TOKENS_FILE": str(tokens)}, act)
+
+
+def test_workers_share_a_quota_in_redis(database_url: str, valkey_url: str) -> None:
+    async def act() -> None:
+        environment = {"DATABASE_URL": database_url, "REDIS_URL": valkey_url}
+        environment |= {"TICKETD_QUOTA": "20/1h"}
+        async with running(environment) as one, running(environment) as two:
+            for app in (one, two):
+                await until_true(partial(app.events, "redis_up"))
+            found = await asyncio.gather(statuses(one, 18), statuses(two, 18))
+            assert sorted(found[0] + found[1]) == [200] * 20 + [429] * 16
+            answers = await asyncio.gather(one.client.get("/tickets"), two.client.get("/tickets"))
+            assert [left(answer)[0] for answer in answers] == [0, 0]
+
+    asyncio.run(act())
+
+
+def test_bucket_in_redis_fills_again_and_tells_what_is_left(
+    database_url: str, valkey_url: str
+) -> None:
+    async def act() -> None:
+        environment = {"DATABASE_URL": database_url, "REDIS_URL": valkey_url}
+        async with running(environment | {"TICKETD_QUOTA": "10/1s"}) as app:
+            await until_true(lambda: app.events("redis_up"))
+            answers = await asyncio.gather(*(app.client.get("/tickets") for _ in range(5)))
+            assert sorted(left(answer)[0] for answer in answers) == [5, 6, 7, 8, 9]
+            await until_all_is_there(app)
+
+    asyncio.run(act())
+
+
+async def until_all_is_there(app: Running) -> None:
+    async def is_full() -> bool:
+        await asyncio.sleep(0.3)
+        return left(await app.client.get("/tickets"))[0] == 9
+
+    await until(is_full)
+
+
+def test_worker_counts_by_itself_while_redis_is_away(database_url: str, tmp_path: Path) -> None:
+    async def act(server: Valkey) -> None:
+        environment = {"DATABASE_URL": database_url, "REDIS_URL": server.url()}
+        async with running(environment | {"TICKETD_QUOTA": "5/1h"}) as app:
+            await until_true(lambda: app.events("redis_up"))
+            assert await statuses(app, 6) == [200] * 5 + [429]
+            server.stop()
+            assert await statuses(app, 7) == [200] * 5 + [429] * 2
+            server.start()
+            server.wait_ready()
+            await until_true(lambda: len(app.events("redis_up")) == 2)
+            assert await statuses(app, 6) == [200] * 5 + [429]
+
+    with valkey(tmp_path / "valkey") as server:
+        asyncio.run(act(server))
+
+
+def test_quota_holds_under_other_servers_too() -> None:
+    async def act() -> None:
+        async with in_tasks({"TICKETD_QUOTA": "2/1h"}) as app:
+            found = []
+            for host in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"):
+                exchange = Messages(chunk(b""))
+                scope = http_scope("GET", "/tickets") | {"client": (host, 40_000)}
+                await app(scope, exchange.receive, exchange.send)
+                found.append(exchange.status)
+            assert found == [200, 200, 429, 200]
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize(
+    ("address", "client"),
+    [
+        (("192.0.2.1", 5), b"192.0.2.1"),
+        (("2001:db8::1", 5, 0, 0), b"20010db800000000"),
+        (("2001:db8::ffff:1", 5, 0, 0), b"20010db800000000"),
+        (("fe80::1%eth0", 5, 0, 2), b"fe80000000000000"),
+        (None, b""),
+        ("", b""),
+    ],
+)
+def test_client_is_its_address_or_its_network(
+    address: tuple[object, ...] | None, client: bytes
+) -> None:
+    assert client_of(address) == client
+
+
+@pytest.mark.parametrize(
+    ("text", "quota"),
+    [("100/s", Quota(100, 1)), ("1000/1m", Quota(1000, 60)), ("10000/24h", Quota(10_000, 86_400))],
+)
+def test_quota_is_read_as_it_is_written(text: str, quota: Quota) -> None:
+    assert Config.from_environment({"TICKETD_QUOTA": text}).quota == quota
