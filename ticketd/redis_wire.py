@@ -1,7 +1,7 @@
 """A connection to Redis as bytes: commands out, replies in, in their order.
 
 hiredis understands the replies. redis-py would do that too, in several coroutines and a time-out
-for every reply, which costs more than a look-up may (docs/decisions/0013). Source: RESP2, and for
+for every reply, which costs more than a look-up may (docs/decisions/0018). Source: RESP2, and for
 the greeting AUTH, SELECT and CLIENT SETNAME of the Redis commands.
 """
 

@@ -17,14 +17,7 @@ from relayd.notices import Notices
 from relayd.producer import ProducerSettings
 from relayd.publisher import Publisher
 from servicedesk.logs import Log
-from servicedesk.queue.row import (
-    Acknowledged,
-    Failure,
-    Outcome,
-    QueuedRow,
-    Rejected,
-    Unreachable,
-)
+from servicedesk.queue.row import Acknowledged, Failure, Outcome, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError
 from tests.relayd.faulty_cluster import INIT_PRODUCER_ID, FaultyCluster
 from tests.relayd.records import consume, headers_of, newest_offsets
