@@ -199,6 +199,10 @@ class CachingStore(StoreBefore):
         await self._make_known(ticket_id)
         return found
 
+    async def note_change(self, ticket_id: UUID) -> None:
+        await self._make_known(ticket_id)
+        await self._store.note_change(ticket_id)
+
     async def _make_known(self, ticket_id: UUID) -> None:
         """Returns when nobody shows what was before."""
         if not self._gate.is_valid():

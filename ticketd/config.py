@@ -135,12 +135,6 @@ def _cache_seconds(env: Environment) -> float | None:
     seconds = env.seconds("TICKETD_CACHE_TTL", 30.0, minimum=0.1, maximum=3600.0)
     if is_on and not (env.optional("REDIS_URL") and env.optional("DATABASE_URL")):
         raise SettingError("TICKETD_CACHE", "is on; it needs REDIS_URL and DATABASE_URL")
-    if is_on and env.optional("S3_BUCKET"):
-        raise SettingError(
-            "TICKETD_CACHE",
-            "is on, and S3_BUCKET is set: attachments change tickets past the cache; "
-            "leave one of them out",
-        )
     return seconds if is_on else None
 
 

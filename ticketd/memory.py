@@ -99,7 +99,7 @@ class MemoryTicketStore:
     def _keep(self, key: Key, ticket_id: UUID, answer: bytes | None) -> None:
         self._kept[key.digest] = (self._now(), Kept(key.fingerprint, ticket_id, answer))
 
-    def note_change(self, ticket_id: UUID) -> None:
+    async def note_change(self, ticket_id: UUID) -> None:
         """There is no other store beside this one."""
 
 

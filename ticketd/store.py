@@ -99,8 +99,9 @@ class TicketStore(Protocol):
         unused. Raises IdempotencyKeyReusedError.
         """
 
-    def note_change(self, ticket_id: UUID) -> None:
-        """Another store has written a version of the ticket, and its event."""
+    async def note_change(self, ticket_id: UUID) -> None:
+        """Another store has written a version of the ticket, and its event, or perhaps has; to be
+        awaited before that is answered."""
 
 
 class PostgresTicketStore:
@@ -258,7 +259,7 @@ class PostgresTicketStore:
         self._signal()
         return changed
 
-    def note_change(self, ticket_id: UUID) -> None:
+    async def note_change(self, ticket_id: UUID) -> None:
         del ticket_id
         self._signal()
 

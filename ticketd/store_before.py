@@ -45,8 +45,8 @@ class StoreBefore:
     async def change(self, ticket_id: UUID, change: Change, describe: Describe) -> Ticket:
         return await self._store.change(ticket_id, change, describe)
 
-    def note_change(self, ticket_id: UUID) -> None:
-        self._store.note_change(ticket_id)
+    async def note_change(self, ticket_id: UUID) -> None:
+        await self._store.note_change(ticket_id)
 
     async def change_once(
         self, ticket_id: UUID, change: Change, describe: Describe, key: Key

@@ -1,7 +1,7 @@
 """The wiring of attachments. Importing it loads botocore and aiohttp, so only a worker with an S3
 store does."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -43,19 +43,18 @@ def build_attachments(
     metrics: Metrics,
     identifiers: IdentifierSource,
     now: Callable[[], datetime],
-    note_change: Callable[[UUID], None],
+    note_change: Callable[[UUID], Awaitable[None]],
     request_seconds: float,
     log: Log,
 ) -> Attachments:
-    """`note_change` is called with a ticket's id after a commit that changed it."""
+    """`note_change` is awaited, as requests wait, after what may have changed a ticket, and before
+    that is answered."""
     observer = AttachmentMetrics(metrics.registry)
     bucket = Bucket(settings, _credentials(settings), observer)
     health = StoreHealth(
         probe=bucket.probe, went=observer.store_went, came_back=observer.store_came_back, log=log
     )
-    store = AttachmentStore(
-        lanes=lanes, observer=metrics.batches("attachment"), note_change=note_change
-    )
+    store = AttachmentStore(lanes=lanes, observer=metrics.batches("attachment"))
     sweeper = Sweeper(
         store=store,
         delete=bucket.delete,
@@ -75,6 +74,7 @@ def build_attachments(
         ),
         identifiers=identifiers,
         now=now,
+        note_change=note_change,
         removed=sweeper.wake,
         limits=settings.limits,
         upload_seconds=settings.upload_seconds,

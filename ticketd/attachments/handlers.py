@@ -4,9 +4,10 @@ that a client that goes away leaves nothing half done.
 A URL that a client gets is presigned, and so a secret: it is in the answer and nowhere else.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
+from typing import TypeVar
 from uuid import UUID
 
 from servicedesk.correlation import correlation_headers
@@ -31,10 +32,13 @@ from ticketd.errors import AttachmentNotFoundError, UploadMismatchError, UploadM
 from ticketd.events import TicketEvent
 from ticketd.identifiers import IdentifierSource, moment_of
 from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
+from ticketd.pending import Pending
 from ticketd.tickets import Ticket
 
 NOT_STORED_JSON = HeaderBlock((b"content-type", b"application/json"), NOSNIFF, NOT_STORED)
 EMPTY = HeaderBlock(NOSNIFF, NOT_STORED)
+
+Result = TypeVar("Result")
 
 
 class AttachmentHandlers:
@@ -50,6 +54,7 @@ class AttachmentHandlers:
         errands: Errands,
         identifiers: IdentifierSource,
         now: Callable[[], datetime],
+        note_change: Callable[[UUID], Awaitable[None]],
         removed: Callable[[], None],
         limits: Limits,
         upload_seconds: float,
@@ -61,6 +66,7 @@ class AttachmentHandlers:
         self._errands = errands
         self._identifiers = identifiers
         self._now = now
+        self._note_change = note_change
         self._removed = removed
         self._most = limits.most
         self._parse = parser(limits)
@@ -81,7 +87,8 @@ class AttachmentHandlers:
         self._health.require()
         headers = correlation_headers(request.request_id, request.traceparent)
         errand = partial(self._complete, ticket_id, attachment_id, headers)
-        attachment = await self._errands.join((ticket_id, attachment_id), errand)
+        under_way = self._errands.join((ticket_id, attachment_id), errand)
+        attachment = await self._changed(ticket_id, under_way)
         return Response(200, NOT_STORED_JSON, attachment_json(attachment))
 
     async def list(self, request: Request) -> Response:
@@ -103,9 +110,19 @@ class AttachmentHandlers:
         describe = self._describe(REMOVED, headers)
         touch = partial(tickets.touch, self._now())
         errand = partial(self._store.remove, ticket_id, attachment_id, touch, describe)
-        await self._errands.run(errand)
+        await self._changed(ticket_id, self._errands.run(errand))
         self._removed()
         return Response(204, EMPTY, b"")
+
+    async def _changed(self, ticket_id: UUID, under_way: Pending[Result]) -> Result:
+        try:
+            result = await under_way
+        except Exception:
+            # It may have come after the commit.
+            await self._note_change(ticket_id)
+            raise
+        await self._note_change(ticket_id)
+        return result
 
     def _ids(self, request: Request) -> tuple[UUID, UUID]:
         refuse_parameters(request)

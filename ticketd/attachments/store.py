@@ -31,9 +31,8 @@ Describe = Callable[[Ticket, Attachment], TicketEvent]
 
 
 class AttachmentStore:
-    """On a lane of its own, one statement at a time; `run` has to run beside it. `note_change` is
-    called with the ticket's id after each commit that changed it, and sometimes without one. Await
-    the methods in tasks.
+    """On a lane of its own, one statement at a time; `run` has to run beside it. Await the methods
+    in tasks.
 
     Every method may raise DatabaseUnavailableError and OverloadedError.
     """
@@ -43,9 +42,7 @@ class AttachmentStore:
         *,
         lanes: LaneSettings,
         observer: BatchObserver,
-        note_change: Callable[[UUID], None],
     ) -> None:
-        self._note_change = note_change
         self._lanes: Lanes[Ask, Any] = Lanes(
             settings=replace(lanes, lanes=1, most=1, in_tasks=True),
             work=_ask,
@@ -91,12 +88,10 @@ class AttachmentStore:
         for _ in range(RACE_LIMIT):
             turn = await self._next(attachment, touch, describe)
             if await self._lanes.submit(partial(statements.complete, turn=turn)):
-                self._note_change(turn.ticket.id)
                 return attachment
             found = await self.get(attachment.ticket_id, attachment.id)
             if found.state == "ready":
                 # Perhaps by this very statement, before its connection was lost.
-                self._note_change(turn.ticket.id)
                 return found
         raise OverloadedError
 
@@ -116,7 +111,6 @@ class AttachmentStore:
             else:
                 turn = await self._next(found, touch, describe)
                 await self._lanes.submit(partial(statements.remove, turn=turn))
-                self._note_change(turn.ticket.id)
         raise OverloadedError
 
     async def take_due(self, most: int, again_seconds: float) -> list[Attachment]:
