@@ -7,7 +7,7 @@ import secrets
 import socket
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 
@@ -21,10 +21,9 @@ from notifyd.config import Config
 from notifyd.consumer import ConsumerSettings, TopicConsumer
 from notifyd.dead_letters import DeadLetterProducer, DeadLetters
 from notifyd.delivery import ChannelTarget
-from notifyd.intake import Intake
+from notifyd.intake import Batch, Intake, sort
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscriptions
-from notifyd.record import Record
 from notifyd.store import InboxStore
 from notifyd.worker import Worker
 from servicedesk.admin import AdminServer, Probes
@@ -132,8 +131,8 @@ def worker_of(
         now=lambda: datetime.now(UTC),
     )
 
-    async def take_in(records: Sequence[Record]) -> None:
-        if await intake.take_in(records):
+    async def take_in(batch: Batch) -> None:
+        if await intake.take_in(batch):
             drain.wake()
 
     return Worker(
@@ -141,7 +140,11 @@ def worker_of(
         buckets=leases,
         intake=intake,
         consumer=TopicConsumer(
-            settings=consumer_settings(config), take_in=take_in, metrics=metrics, log=log
+            settings=consumer_settings(config),
+            prepare=sort,
+            take_in=take_in,
+            metrics=metrics,
+            log=log,
         ),
         deliveries=drain,
         trimming=trimming_of(config, pool, store, log),

@@ -13,7 +13,7 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
 from time import monotonic
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
@@ -30,7 +30,7 @@ WATCH_SECONDS = 1.0
 PATIENCE_SECONDS = 0.5
 COMMIT_SECONDS = 2.0
 
-TakeIn = Callable[[Sequence[Record]], Coroutine[Any, Any, object]]
+Prepared = TypeVar("Prepared")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,13 +47,21 @@ class ConsumerSettings:
     finish_seconds: float
 
 
-class TopicConsumer:
-    """One member of the consumer group. `take_in` runs on the loop that `run` was called on."""
+class TopicConsumer(Generic[Prepared]):
+    """One member of the consumer group. `take_in` runs on the loop that `run` was called on, one
+    batch at a time; `prepare` on the consumer's thread, meanwhile for the batch that comes next."""
 
     def __init__(
-        self, *, settings: ConsumerSettings, take_in: TakeIn, metrics: IngestMetrics, log: Log
+        self,
+        *,
+        settings: ConsumerSettings,
+        prepare: Callable[[Sequence[Record]], Prepared],
+        take_in: Callable[[Prepared], Coroutine[Any, Any, object]],
+        metrics: IngestMetrics,
+        log: Log,
     ) -> None:
         self._settings = settings
+        self._prepare = prepare
         self._take_in = take_in
         self._log = log
         self._stopping = threading.Event()
@@ -61,6 +69,7 @@ class TopicConsumer:
         # Everything below belongs to the consumer's thread.
         self._partitions = Partitions(topic=settings.topic, metrics=metrics, log=log)
         self._carried: list[Message] = []
+        self._next: tuple[list[Record], Prepared] | None = None
         self._watched_at = 0.0
 
     def readiness(self) -> str:
@@ -100,8 +109,9 @@ class TopicConsumer:
         consumer = self._connected()
         try:
             while not self._stopping.is_set():
-                messages = self._gather(consumer)
-                if messages and self._taken_in(consumer, loop, messages):
+                batch = self._next or self._read(self._gather(consumer, POLL_SECONDS))
+                self._next = None
+                if batch is not None and self._taken_in(consumer, loop, *batch):
                     self._partitions.commit(consumer)
                 self._watch(consumer)
         finally:
@@ -142,10 +152,10 @@ class TopicConsumer:
         )
         return consumer
 
-    def _gather(self, consumer: Consumer) -> list[Message]:
-        """The first record that comes, and all that have come with it, up to a batch."""
+    def _gather(self, consumer: Consumer, seconds: float) -> list[Message]:
+        """The first record that comes in time, and all that have come with it, up to a batch."""
         carried, self._carried = self._carried, []
-        found = carried or self._sound([consumer.poll(POLL_SECONDS)])
+        found = carried or self._sound([consumer.poll(seconds)])
         room = self._settings.batch_records - len(found)
         if found and room > 0:
             found += self._sound(consumer.consume(room, timeout=0))
@@ -161,12 +171,23 @@ class TopicConsumer:
                 found.append(message)
         return found
 
+    def _read(self, messages: list[Message]) -> tuple[list[Record], Prepared] | None:
+        if not messages:
+            return None
+        records = [_record(message) for message in messages]
+        return records, self._prepare(records)
+
     def _taken_in(
-        self, consumer: Consumer, loop: asyncio.AbstractEventLoop, messages: list[Message]
+        self,
+        consumer: Consumer,
+        loop: asyncio.AbstractEventLoop,
+        records: list[Record],
+        prepared: Prepared,
     ) -> bool:
         """False when the daemon had to stop first. Raises what `take_in` raised."""
-        records = [_record(message) for message in messages]
-        future = asyncio.run_coroutine_threadsafe(self._take_in(records), loop)
+        future = asyncio.run_coroutine_threadsafe(self._take_in(prepared), loop)
+        # The database is at work: time to read what comes next.
+        self._next = self._read(self._gather(consumer, 0))
         try:
             if not self._waited(consumer, future):
                 return False

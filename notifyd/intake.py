@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from time import monotonic
+from typing import NamedTuple
 
 import psycopg
 
@@ -26,6 +27,28 @@ OK = "ok"
 ABOUT_THE_EVENT = (psycopg.DataError, psycopg.IntegrityError)
 
 Malformed = tuple[Record, MalformedEventError]
+
+
+class Batch(NamedTuple):
+    """Records in their order, and what each of them is."""
+
+    arrivals: Sequence[Arrival]
+    malformed: Sequence[Malformed]
+
+    def __len__(self) -> int:
+        return len(self.arrivals) + len(self.malformed)
+
+
+def sort(records: Sequence[Record]) -> Batch:
+    """On any thread: while the batch before is on its way into the database."""
+    arrivals: list[Arrival] = []
+    malformed: list[Malformed] = []
+    for record in records:
+        try:
+            arrivals.append(read_arrival(record))
+        except MalformedEventError as error:
+            malformed.append((record, error))
+    return Batch(arrivals, malformed)
 
 
 class Intake:
@@ -56,27 +79,16 @@ class Intake:
         """ "ok" or the reason why batches wait, for the database and for the dead letter topic."""
         return self._state
 
-    async def take_in(self, records: Sequence[Record]) -> int:
+    async def take_in(self, batch: Batch) -> int:
         """Returns how many deliveries were queued. Keeps trying until it is done; cancelling it
         is safe, the batch is then taken in again."""
         started = monotonic()
-        arrivals, malformed = self._sort(records)
-        queued, refused = await self._store_all(arrivals)
-        for record, error in [*malformed, *refused]:
+        queued, refused = await self._store_all(batch.arrivals)
+        for record, error in [*batch.malformed, *refused]:
             await self._bury(record, error)
-        self._metrics.batch_records.observe(len(records))
+        self._metrics.batch_records.observe(len(batch))
         self._metrics.batch_seconds.observe(monotonic() - started)
         return queued
-
-    def _sort(self, records: Sequence[Record]) -> tuple[list[Arrival], list[Malformed]]:
-        arrivals: list[Arrival] = []
-        malformed: list[Malformed] = []
-        for record in records:
-            try:
-                arrivals.append(read_arrival(record))
-            except MalformedEventError as error:
-                malformed.append((record, error))
-        return arrivals, malformed
 
     async def _store_all(self, arrivals: Sequence[Arrival]) -> tuple[int, list[Malformed]]:
         """Halves a batch that the database refuses until the guilty event stands alone."""

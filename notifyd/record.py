@@ -1,19 +1,18 @@
 """What comes out of Kafka, and what the first stage makes of it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 
 from servicedesk.correlation import sane_request_id, sane_traceparent
-from servicedesk.event import parse_envelope
+from servicedesk.event import check_envelope
 
 TRACEPARENT_HEADER = "traceparent"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """One Kafka record. `timestamp_ms` is milliseconds since 1970, -1 when the broker has none."""
 
     topic: str
@@ -25,8 +24,7 @@ class Record:
     headers: Sequence[tuple[str, bytes | None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class Arrival(NamedTuple):
     """An event that can be read, with where it was found.
 
     `headers` is the JSON text of a delivery's headers, `envelope` the record's value as it came.
@@ -52,7 +50,7 @@ def traceparent_of(record: Record) -> str | None:
 def read_arrival(record: Record) -> Arrival:
     """Raises MalformedEventError when the value is not an event envelope."""
     traceparent = traceparent_of(record)
-    event = parse_envelope(record.value, traceparent)
+    event = check_envelope(record.value)
     request_id = sane_request_id(event.request_id) if event.request_id is not None else None
     headers = {
         "topic": record.topic,

@@ -13,8 +13,10 @@ from psycopg_pool import AsyncConnectionPool
 
 from notifyd.notifications import Subscriptions
 from notifyd.record import Arrival
+from servicedesk import binary
 from servicedesk.bucket import bucket_of
 from servicedesk.database import require_schema
+from servicedesk.queue.hot import HotConnection
 from servicedesk.queue.row import queue_key
 
 
@@ -31,14 +33,13 @@ class Ingested:
 # inbox_pkey, end with the statement. The second of the two gets its delivery ids only after that
 # wait, because the join needs all of `fresh` first, so it cannot overtake the first.
 # The deliveries keep the order of the batch: identity values are drawn after the sort.
-# Index relied upon: inbox_pkey. The arrays go in binary: as text, every quote of every envelope
-# would be escaped, which costs more than all the rest.
+# Index relied upon: inbox_pkey.
 INGEST = """
 WITH fresh AS (
     INSERT INTO inbox (event_id, topic, partition, "offset")
     SELECT e.event_id, e.topic, e.partition, e.position
-    FROM unnest(%(event_ids)b::uuid[], %(topics)b::text[], %(partitions)b::int[],
-                %(offsets)b::bigint[]) AS e (event_id, topic, partition, position)
+    FROM unnest(%(event_ids)s::uuid[], %(topics)s::text[], %(partitions)s::int[],
+                %(offsets)s::bigint[]) AS e (event_id, topic, partition, position)
     ORDER BY e.event_id
     ON CONFLICT (event_id) DO NOTHING
     RETURNING event_id
@@ -47,12 +48,12 @@ WITH fresh AS (
                           headers, payload)
     SELECT d.bucket, d.receiver, e.aggregate_id, e.sequence, e.event_id, e.event_type,
            e.headers, e.payload
-    FROM unnest(%(event_ids)b::uuid[], %(aggregate_ids)b::uuid[], %(sequences)b::bigint[],
-                %(event_types)b::text[], %(headers)b::text[], %(payloads)b::text[])
+    FROM unnest(%(wanted_ids)s::uuid[], %(aggregate_ids)s::uuid[], %(sequences)s::bigint[],
+                %(event_types)s::text[], %(headers)s::text[], %(payloads)s::text[])
          WITH ORDINALITY
          AS e (event_id, aggregate_id, sequence, event_type, headers, payload, place)
     JOIN fresh USING (event_id)
-    JOIN unnest(%(places)b::bigint[], %(buckets)b::smallint[], %(receivers)b::text[])
+    JOIN unnest(%(places)s::bigint[], %(buckets)s::smallint[], %(receivers)s::text[])
          WITH ORDINALITY AS d (place, bucket, receiver, turn) USING (place)
     ORDER BY d.turn
     RETURNING 1
@@ -85,8 +86,11 @@ class InboxStore:
         self,
         pool: AsyncConnectionPool[AsyncConnection[tuple[object, ...]]],
         subscriptions: Subscriptions,
+        seconds: float = 15.0,
     ) -> None:
+        """A statement of `ingest` may take `seconds`."""
         self._pool = pool
+        self._hot = HotConnection(pool, seconds)
         self._subscriptions = subscriptions
 
     async def check_schema(self) -> None:
@@ -99,12 +103,11 @@ class InboxStore:
 
         Repeating it is safe. Per ticket and receiver the deliveries' ids keep the batch's order.
         """
-        parameters = self._parameters(arrivals)
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(INGEST, parameters)
-            row = await cursor.fetchone()
-        fresh, deliveries = row if row is not None else (0, 0)
-        return Ingested(fresh=int(str(fresh)), deliveries=int(str(deliveries)))
+        [(fresh, deliveries)] = await self._hot.fetch(tuple, INGEST, self._values(arrivals))
+        return Ingested(fresh=fresh, deliveries=deliveries)
+
+    async def close(self) -> None:
+        await self._hot.close()
 
     async def trim_inbox(self, age_seconds: float, rows: int) -> int:
         """Forget at most `rows` events taken in longer ago than `age_seconds`; how many it was."""
@@ -121,31 +124,43 @@ class InboxStore:
             )
             return cursor.rowcount
 
-    def _parameters(self, arrivals: Sequence[Arrival]) -> dict[str, list[object]]:
+    def _values(self, arrivals: Sequence[Arrival]) -> dict[str, bytes]:
         unique: dict[UUID, Arrival] = {}
         for arrival in arrivals:
             # A producer's repeat within one batch: the join would queue its deliveries twice.
             unique.setdefault(arrival.event_id, arrival)
         events = list(unique.values())
-        places: list[object] = []
-        buckets: list[object] = []
-        receivers: list[object] = []
-        for place, event in enumerate(events, start=1):
-            for receiver in self._subscriptions.receivers_of(event.event_type):
-                places.append(place)
+        return {
+            "event_ids": binary.uuids([event.event_id for event in events]),
+            "topics": binary.texts([event.record.topic for event in events]),
+            "partitions": binary.int4s([event.record.partition for event in events]),
+            "offsets": binary.int8s([event.record.offset for event in events]),
+            **self._deliveries(events),
+        }
+
+    def _deliveries(self, events: Sequence[Arrival]) -> dict[str, bytes]:
+        """Of the events that somebody wants; nothing is sent of the others but their ids."""
+        wanted: list[Arrival] = []
+        places: list[int] = []
+        buckets: list[int] = []
+        receivers: list[str] = []
+        for event in events:
+            found = self._subscriptions.receivers_of(event.event_type)
+            if not found:
+                continue
+            wanted.append(event)
+            for receiver in found:
+                places.append(len(wanted))
                 buckets.append(bucket_of(queue_key(event.aggregate_id, receiver)))
                 receivers.append(receiver)
         return {
-            "event_ids": [event.event_id for event in events],
-            "topics": [event.record.topic for event in events],
-            "partitions": [event.record.partition for event in events],
-            "offsets": [event.record.offset for event in events],
-            "aggregate_ids": [event.aggregate_id for event in events],
-            "sequences": [event.sequence for event in events],
-            "event_types": [event.event_type for event in events],
-            "headers": [event.headers for event in events],
-            "payloads": [event.envelope for event in events],
-            "places": places,
-            "buckets": buckets,
-            "receivers": receivers,
+            "wanted_ids": binary.uuids([event.event_id for event in wanted]),
+            "aggregate_ids": binary.uuids([event.aggregate_id for event in wanted]),
+            "sequences": binary.int8s([event.sequence for event in wanted]),
+            "event_types": binary.texts([event.event_type for event in wanted]),
+            "headers": binary.texts([event.headers for event in wanted]),
+            "payloads": binary.texts([event.envelope for event in wanted]),
+            "places": binary.int8s(places),
+            "buckets": binary.int2s(buckets),
+            "receivers": binary.texts(receivers),
         }

@@ -8,7 +8,7 @@ from typing import Protocol
 import psycopg
 
 from notifyd.consumer import TopicConsumer
-from notifyd.intake import Intake
+from notifyd.intake import Batch, Intake
 from notifyd.store import InboxStore
 from servicedesk.database import AWAY, SchemaError
 from servicedesk.logs import Log
@@ -41,7 +41,7 @@ class Worker:
         store: InboxStore,
         buckets: Buckets,
         intake: Intake,
-        consumer: TopicConsumer,
+        consumer: TopicConsumer[Batch],
         deliveries: Deliveries,
         trimming: Trimming,
         log: Log,
@@ -85,6 +85,7 @@ class Worker:
             ]
             await asyncio.wait(stages)
             trimming.cancel()
+        await self._store.close()
 
     async def _schema_ready(self, stop: asyncio.Event) -> bool:
         """False when the stop came first."""

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-UUID_OID, TEXT_OID, INT8_OID, INT2_OID, TIMESTAMPTZ_OID = 2950, 25, 20, 21, 1184
+UUID_OID, TEXT_OID, TIMESTAMPTZ_OID = 2950, 25, 1184
+INT8_OID, INT4_OID, INT2_OID = 20, 23, 21
 EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
@@ -19,6 +20,7 @@ _LENGTH = struct.Struct("!i").pack
 _INT2 = struct.Struct("!h").pack
 _INT8 = struct.Struct("!q").pack
 _INT2_ELEMENT = struct.Struct("!ih").pack
+_INT4_ELEMENT = struct.Struct("!ii").pack
 _INT8_ELEMENT = struct.Struct("!iq").pack
 _UUID_LENGTH = _LENGTH(16)
 _NULL = _LENGTH(-1)
@@ -74,6 +76,10 @@ def utf8s_or_null(values: Sequence[bytes | None]) -> bytes:
 
 def int2s(values: Sequence[int]) -> bytes:
     return _array(INT2_OID, len(values), [_INT2_ELEMENT(2, value) for value in values])
+
+
+def int4s(values: Sequence[int]) -> bytes:
+    return _array(INT4_OID, len(values), [_INT4_ELEMENT(4, value) for value in values])
 
 
 def int8s(values: Sequence[int]) -> bytes:

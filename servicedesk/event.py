@@ -6,7 +6,7 @@ Source of the headers: CloudEvents Kafka Protocol Binding 1.0.2, 3.2 (binary con
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import orjson
@@ -38,6 +38,16 @@ class Event:
     request_id: str | None
     traceparent: str | None
     payload: str
+
+
+class Facts(NamedTuple):
+    """What is needed of an event to pass its envelope on as it came."""
+
+    event_id: UUID
+    event_type: str
+    aggregate_id: UUID
+    sequence: int
+    request_id: str | None
 
 
 def rfc3339(moment: datetime) -> str:
@@ -84,24 +94,50 @@ def parse_envelope(value: bytes | None, traceparent: str | None) -> Event:
 
     Raises MalformedEventError.
     """
+    body = _body(value)
+    event_id, event_type, aggregate_id, sequence, request_id = _facts(body)
+    return Event(
+        event_id=event_id,
+        event_type=event_type,
+        occurred_at=_moment(body, "occurred_at"),
+        aggregate_id=aggregate_id,
+        sequence=sequence,
+        request_id=request_id,
+        traceparent=traceparent,
+        payload=_payload(body),
+    )
+
+
+def check_envelope(value: bytes | None) -> Facts:
+    """As `parse_envelope`, without the work of writing the payload again and of making a time."""
+    body = _body(value)
+    facts = _facts(body)
+    _require_moment(_text(body, "occurred_at"))
+    if not isinstance(body.get("payload"), dict):
+        raise MalformedEventError("payload is not an object")
+    return facts
+
+
+def _body(value: bytes | None) -> dict[str, Any]:
     try:
         body = orjson.loads(value or b"")
     except orjson.JSONDecodeError as error:
         raise MalformedEventError(f"not JSON: {error}") from error
     if not isinstance(body, dict):
         raise MalformedEventError("not a JSON object")
-    request_id = body.get("request_id")
     if body.get("aggregate") != AGGREGATE:
         raise MalformedEventError(f"aggregate is not {AGGREGATE}")
-    return Event(
-        event_id=_uuid(body, "event_id"),
-        event_type=_text(body, "event_type"),
-        occurred_at=_moment(body, "occurred_at"),
-        aggregate_id=_uuid(body, "aggregate_id"),
-        sequence=_sequence(body),
-        request_id=request_id if isinstance(request_id, str) else None,
-        traceparent=traceparent,
-        payload=_payload(body),
+    return body
+
+
+def _facts(body: dict[str, Any]) -> Facts:
+    request_id = body.get("request_id")
+    return Facts(
+        _uuid(body, "event_id"),
+        _text(body, "event_type"),
+        _uuid(body, "aggregate_id"),
+        _sequence(body),
+        request_id if isinstance(request_id, str) else None,
     )
 
 
@@ -131,14 +167,20 @@ def _uuid(body: dict[str, Any], name: str) -> UUID:
 
 
 def _moment(body: dict[str, Any], name: str) -> datetime:
-    value = _text(body, name)
+    return _require_moment(_text(body, name)).astimezone(UTC)
+
+
+def _require_moment(value: str) -> datetime:
     if not RFC_3339.fullmatch(value):
-        raise MalformedEventError(f"{name} is not an RFC 3339 time with an offset")
+        raise MalformedEventError("occurred_at is not an RFC 3339 time with an offset")
     try:
-        # OverflowError: the offset leads out of the years 1 to 9999.
-        return datetime.fromisoformat(value.upper()).astimezone(UTC)
+        moment = datetime.fromisoformat(value.upper())
+        if moment.utcoffset():
+            # The offset may lead out of the years 1 to 9999.
+            moment = moment.astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise MalformedEventError(f"{name} is not a moment in time") from error
+        raise MalformedEventError("occurred_at is not a moment in time") from error
+    return moment
 
 
 def _sequence(body: dict[str, Any]) -> int:

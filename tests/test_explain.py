@@ -65,7 +65,7 @@ NOW = "2026-01-15T08:00:00Z"
 KEY = (EVENT, EVENT)
 NEW_TICKET = ("title", "text", "low", "anna", None, NOW)
 INGESTED: dict[str, object] = {
-    "event_ids": [UUID(int=number) for number in SOME],
+    **{key: [UUID(int=number) for number in SOME] for key in ("event_ids", "wanted_ids")},
     "aggregate_ids": [TICKET] * 500,
     "receivers": ["log"] * 500,
     "event_types": ["ticket.created"] * 500,

@@ -45,6 +45,7 @@ class Member:
         }
         self.consumer = TopicConsumer(
             settings=ConsumerSettings(**(settings | changes)),
+            prepare=list,
             take_in=self._keep,
             metrics=IngestMetrics(self.registry),
             log=log_to(self.lines),

@@ -4,7 +4,6 @@ away."""
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -14,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local.kafka import Kafka
 from notifyd.dead_letters import DeadLetters
-from notifyd.intake import Intake
+from notifyd.intake import Intake, sort
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscription, Subscriptions
 from notifyd.record import Record, read_arrival
@@ -48,10 +47,10 @@ def with_intake(
 ) -> Result:
     async def scenario(pool: Pool) -> Result:
         registry = CollectorRegistry()
+        everything = Subscription(receiver="log", event_types=("*",))
+        store = InboxStore(pool, Subscriptions([everything]))
         intake = Intake(
-            store=InboxStore(
-                pool, Subscriptions([Subscription(receiver="log", event_types=("*",))])
-            ),
+            store=store,
             dead_letters=dead_letters_at(brokers, name),
             metrics=IngestMetrics(registry),
             log=log_to(Lines()),
@@ -59,7 +58,10 @@ def with_intake(
             random=random.random,
             now=lambda: MOMENT,
         )
-        return await act(intake, registry)
+        try:
+            return await act(intake, registry)
+        finally:
+            await store.close()
 
     return asyncio.run(with_pool(url, scenario))
 
@@ -75,8 +77,8 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     bad = record("не JSON".encode(), topic=unique_name, partition=3, offset=1)
 
     async def act(intake: Intake, registry: CollectorRegistry) -> list[float | None]:
-        assert await intake.take_in([good[0], bad, good[1]]) == 2
-        assert await intake.take_in([good[0]]) == 0
+        assert await intake.take_in(sort([good[0], bad, good[1]])) == 2
+        assert await intake.take_in(sort([good[0]])) == 0
         return [counted(registry, name) for name in ("ingested", "duplicates", "malformed")]
 
     found = with_intake(database_url, kafka_brokers, unique_name, act)
@@ -100,7 +102,7 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     "value", [None, b"", b"nonsense", f"{TRACEPARENT}-\r".encode(), f"{TRACEPARENT}-я".encode()]
 )
 def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> None:
-    arrival = read_arrival(replace(record(event(uuid4())), headers=[("traceparent", value)]))
+    arrival = read_arrival(record(event(uuid4()))._replace(headers=[("traceparent", value)]))
     assert orjson.loads(arrival.headers)["traceparent"] is None
 
 
@@ -122,7 +124,7 @@ def test_every_kind_of_garbage_is_told_apart(
     )
 
     async def act(intake: Intake, registry: CollectorRegistry) -> int:
-        return await intake.take_in([garbage])
+        return await intake.take_in(sort([garbage]))
 
     assert with_intake(database_url, kafka_brokers, unique_name, act) == 0
     [dead] = read_topic(kafka_brokers, f"{unique_name}.dlq", f"{unique_name}-dlq", 1)
@@ -137,7 +139,7 @@ def test_event_that_the_database_refuses_is_singled_out(
     batch.insert(6, record(event(uuid4(), event_type="ticket.poison"), offset=99))
 
     async def act(intake: Intake, registry: CollectorRegistry) -> int:
-        return await intake.take_in(batch)
+        return await intake.take_in(sort(batch))
 
     assert with_intake(database_url, kafka_brokers, unique_name, act) == 9
     assert fetch(database_url, "SELECT count(*) FROM inbox") == [(9,)]
@@ -151,7 +153,7 @@ def test_lost_connections_and_missing_tables_are_waited_for(
 ) -> None:
     async def act(intake: Intake, registry: CollectorRegistry) -> None:
         execute(database_url, "ALTER TABLE delivery RENAME TO hidden")
-        taking = asyncio.create_task(intake.take_in([record(event(uuid4()))]))
+        taking = asyncio.create_task(intake.take_in(sort([record(event(uuid4()))])))
         while intake.readiness()["database"] == "ok":
             await asyncio.sleep(0.01)
         assert intake.readiness()["database"] == "away: UndefinedTable"
@@ -164,7 +166,7 @@ def test_lost_connections_and_missing_tables_are_waited_for(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
-        assert await intake.take_in([record(event(uuid4()))]) == 1
+        assert await intake.take_in(sort([record(event(uuid4()))])) == 1
 
     with_intake(database_url, kafka_brokers, unique_name, act)
     assert fetch(database_url, "SELECT count(*) FROM delivery") == [(2,)]
@@ -177,9 +179,9 @@ def test_malformed_record_waits_for_the_dead_letter_topic(
 
     async def act(intake: Intake, registry: CollectorRegistry) -> None:
         # Once, so that the topic and its leader are known.
-        await intake.take_in([record(b"first", topic=unique_name)])
+        await intake.take_in(sort([record(b"first", topic=unique_name)]))
         own_kafka.down()
-        taking = asyncio.create_task(intake.take_in(batch))
+        taking = asyncio.create_task(intake.take_in(sort(batch)))
         while intake.readiness()["dead_letters"] == "ok":
             assert not taking.done()
             await asyncio.sleep(0.01)

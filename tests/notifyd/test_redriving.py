@@ -130,10 +130,7 @@ def test_record_that_was_no_event_stays_one_whatever_headers_it_came_with(
         ("dlq_event_id", str(sound.event_id).encode()),
         ("dlq_key", str(sound.aggregate_id).encode()),
     ]
-    found = type(forged)(
-        **{name: getattr(forged, name) for name in forged.__slots__ if name != "headers"},
-        headers=headers,
-    )
+    found = forged._replace(headers=headers)
     error = MalformedEventError("not JSON")
     asyncio.run(dead_letters_at(kafka_brokers, unique_name).bury_record(found, error, MOMENT))
     [read] = found_letters(kafka_brokers, unique_name, 1)

@@ -25,7 +25,9 @@ def ingest(
 ) -> list[Ingested]:
     async def act(pool: Pool) -> list[Ingested]:
         store = InboxStore(pool, subscriptions)
-        return [await store.ingest([read_arrival(each) for each in batch]) for batch in batches]
+        found = [await store.ingest([read_arrival(each) for each in batch]) for batch in batches]
+        await store.close()
+        return found
 
     return asyncio.run(with_pool(url, act))
 
@@ -108,7 +110,7 @@ def test_two_consumers_with_the_same_records_wait_instead_of_deadlocking(
     )
 
     async def act(pool: Pool) -> list[Ingested]:
-        store = InboxStore(pool, EVERYTHING)
+        stores = [InboxStore(pool, EVERYTHING) for _ in batches]
         async with pool.connection() as blocker:
             # Both stop at the middle one; in the order of their batches each would by then hold
             # what the other needs next.
@@ -119,12 +121,15 @@ def test_two_consumers_with_the_same_records_wait_instead_of_deadlocking(
             )
             tasks = [
                 asyncio.create_task(store.ingest([read_arrival(each) for each in batch]))
-                for batch in batches
+                for store, batch in zip(stores, batches, strict=True)
             ]
             while await asyncio.to_thread(fetch, database_url, both_wait) != [(2,)]:
                 await asyncio.sleep(0.01)
             await blocker.execute("ROLLBACK")
-        return list(await asyncio.gather(*tasks))
+        taken = list(await asyncio.gather(*tasks))
+        for store in stores:
+            await store.close()
+        return taken
 
     found = asyncio.run(with_pool(database_url, act))
     assert sorted(each.fresh for each in found) == [0, 3]

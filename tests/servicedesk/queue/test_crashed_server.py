@@ -71,6 +71,7 @@ def test_rows_under_ids_that_were_drawn_before_a_crash_are_all_read(own_postgres
                 await again(reading)
                 slow.commit()
             await again(reading)
+            await store.close()
             assert lines.buckets[BUCKET].known == {late, early}
 
     async def again(reading: Reading) -> None:
