@@ -113,7 +113,8 @@ def test_postgres_restarted_then_failed_over(
         pipeline.wait_delivered("sink", pipeline.count(COMMITTED), 120)
         pipeline.wait_empty(30)
         verdict = pipeline.judge(found.accepted, "sink")
-        assert found.refused, "no request met the outage"
+        # ticketd may have waited all of it out without refusing anybody.
+        assert all(relayd.events("database_away") for relayd in daemons[1:3])
         scenario.conclude(
             6,
             "PostgreSQL restarted and crashed, then failed over",
