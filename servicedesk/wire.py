@@ -20,6 +20,8 @@ Connection = AsyncConnection[tuple[object, ...]]
 Row = TypeVar("Row")
 
 BINARY = 1
+# uvloop has been seen to be silent about a socket whose number had been another's a moment before.
+LOOK_SECONDS = 0.25
 GOOD = frozenset({ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK})
 
 
@@ -45,6 +47,8 @@ class Wire:
         self._results: list[PGresult] = []
         self._answer: asyncio.Future[PGresult] | None = None
         self._loop.add_reader(self._socket, self._readable)
+        self._looked_for: asyncio.Future[PGresult] | None = None
+        self._look_timer = self._loop.call_later(LOOK_SECONDS, self._look)
 
     async def run(self, statement: Statement, parameters: Sequence[bytes | None]) -> PGresult:
         name = statement.name.encode()
@@ -112,6 +116,16 @@ class Wire:
         if pgconn.status != ConnStatus.OK:
             self._lose(psycopg.OperationalError("the connection is lost"))
 
+    def _look(self) -> None:
+        """An answer that was waited for at the last look as well may be there without a word."""
+        if self._answer is not None and self._answer is self._looked_for:
+            self._loop.remove_reader(self._socket)
+            self._loop.add_reader(self._socket, self._readable)
+            self._readable()
+        self._looked_for = self._answer
+        if self._socket >= 0:
+            self._look_timer = self._loop.call_later(LOOK_SECONDS, self._look)
+
     def _finish(self) -> None:
         """The server is ready for the next statement; one statement has one result."""
         results, self._results = self._results, []
@@ -130,6 +144,7 @@ class Wire:
 
     def _stop_watching(self) -> None:
         if self._socket >= 0:
+            self._look_timer.cancel()
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
             self._socket = -1

@@ -32,8 +32,11 @@ pytestmark = [pytest.mark.kafka, pytest.mark.pipeline, pytest.mark.timeout(600)]
 
 # At full length, against the rate without the snapshot.
 LEAST_RATE = 0.99
-# Of what is read for an event, against those without the snapshot.
+# Of what is read for an event, against those without the snapshot: twice as much where events come
+# as fast as they can. At a low rate most reads find nothing, and how many there are is chance; a read
+# that passed over all dead entries would still stand out.
 MOST_READS = 2.0
+MOST_READS_WHEN_IDLE = 5.0
 IS_HELD = """
 SELECT count(*) FROM pg_stat_activity
 WHERE datname = current_database() AND backend_xmin IS NOT NULL AND state = 'idle in transaction'
@@ -167,9 +170,9 @@ def drain_round(
     return work
 
 
-def check(pairs: list[Pair], scenario: Scenario) -> None:
+def check(pairs: list[Pair], scenario: Scenario, most_reads: float = MOST_READS) -> None:
     for pair in pairs:
-        assert pair.held.reads_each <= MOST_READS * pair.without.reads_each + 1, pair
+        assert pair.held.reads_each <= most_reads * pair.without.reads_each + 1, pair
     ratio = statistics.median(pair.held.rate / pair.without.rate for pair in pairs)
     assert ratio >= scenario.pick(short=0.0, full=LEAST_RATE), pairs
 
@@ -237,7 +240,7 @@ def test_old_snapshot_held_in_a_steady_run(
             ),
         },
     )
-    check(pairs, scenario)
+    check(pairs, scenario, scenario.pick(short=MOST_READS_WHEN_IDLE, full=MOST_READS))
 
 
 def steady_round(

@@ -52,6 +52,7 @@ def test_relayd_stopped_past_its_lease(
         # Every partition has taken records, so each can tell where it ends.
         accepted: list[Accepted] = pipeline.fill(200, 1)
         pipeline.wait_empty(30)
+        wait_until(lambda: pipeline.count(OWNERS) == 2, 30, "share for each")
         woken: list[tuple[Ends, Ends]] = []
         for _ in range(rounds):
             victim = chance.choice(copies)

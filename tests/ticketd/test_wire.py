@@ -141,3 +141,17 @@ def test_lost_connection_is_told_and_stays_lost(database_url: str, when: str) ->
             await ask(wire, "SELECT 1")
 
     on_wire(database_url, act)
+
+
+def test_answer_comes_when_the_event_loop_does_not_tell_of_it(database_url: str) -> None:
+    async def act() -> list[tuple[Any, ...]]:
+        connection = await connect(database_url, application="wire")
+        wire = Wire(connection)
+        # As uvloop does at times with the number of a socket that another had just before.
+        asyncio.get_running_loop().remove_reader(connection.pgconn.socket)
+        try:
+            return await asyncio.wait_for(ask(wire, "SELECT 1"), 5)
+        finally:
+            await wire.close()
+
+    assert asyncio.run(act()) == [(1,)]
