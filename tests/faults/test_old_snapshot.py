@@ -33,8 +33,8 @@ pytestmark = [pytest.mark.kafka, pytest.mark.pipeline, pytest.mark.timeout(600)]
 # At full length, against the rate without the snapshot.
 LEAST_RATE = 0.99
 # Of what is read for an event, against those without the snapshot: twice as much where events come
-# as fast as they can. At a low rate most reads find nothing, and how many there are is chance; a read
-# that passed over all dead entries would still stand out.
+# as fast as they can. At a low rate most reads find nothing, and how many there are is chance; a
+# read that passed over all dead entries would still stand out.
 MOST_READS = 2.0
 MOST_READS_WHEN_IDLE = 5.0
 IS_HELD = """
