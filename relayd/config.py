@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from relayd.dead_letter import read_dead_letter
@@ -27,7 +27,7 @@ class Config:
 
     log_level: str
     metrics_address: Address
-    database_url: str
+    database_url: str = field(repr=False)
     shutdown_seconds: float
     kafka_brokers: str
     kafka_topic: str

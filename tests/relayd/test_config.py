@@ -17,6 +17,10 @@ def test_defaults_need_only_a_database() -> None:
     assert config.send_seconds <= config.lease_seconds / 2
 
 
+def test_password_is_not_in_the_representation() -> None:
+    assert "secret" not in repr(Config.from_environment(DATABASE))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
