@@ -99,7 +99,7 @@ def parse_envelope(value: bytes | None, traceparent: str | None) -> Event:
     return Event(
         event_id=event_id,
         event_type=event_type,
-        occurred_at=_moment(body, "occurred_at"),
+        occurred_at=_moment(body),
         aggregate_id=aggregate_id,
         sequence=sequence,
         request_id=request_id,
@@ -109,10 +109,10 @@ def parse_envelope(value: bytes | None, traceparent: str | None) -> Event:
 
 
 def check_envelope(value: bytes | None) -> Facts:
-    """As `parse_envelope`, without the work of writing the payload again and of making a time."""
+    """As `parse_envelope`, without the work of writing the payload again."""
     body = _body(value)
     facts = _facts(body)
-    _require_moment(_text(body, "occurred_at"))
+    _moment(body)
     if not isinstance(body.get("payload"), dict):
         raise MalformedEventError("payload is not an object")
     return facts
@@ -166,21 +166,22 @@ def _uuid(body: dict[str, Any], name: str) -> UUID:
     return UUID(value)
 
 
-def _moment(body: dict[str, Any], name: str) -> datetime:
-    return _require_moment(_text(body, name)).astimezone(UTC)
-
-
-def _require_moment(value: str) -> datetime:
-    if not RFC_3339.fullmatch(value):
-        raise MalformedEventError("occurred_at is not an RFC 3339 time with an offset")
+def _moment(body: dict[str, Any]) -> datetime:
     try:
-        moment = datetime.fromisoformat(value.upper())
-        if moment.utcoffset():
-            # The offset may lead out of the years 1 to 9999.
-            moment = moment.astimezone(UTC)
+        return read_moment(_text(body, "occurred_at"))
+    except ValueError as error:
+        raise MalformedEventError(f"occurred_at is {error}") from error
+
+
+def read_moment(text: str) -> datetime:
+    """A time in RFC 3339, in UTC. Raises ValueError, whose text tells what it is instead."""
+    if not RFC_3339.fullmatch(text):
+        raise ValueError("not an RFC 3339 time with an offset")
+    try:
+        return datetime.fromisoformat(text.upper()).astimezone(UTC)
     except (ValueError, OverflowError) as error:
-        raise MalformedEventError("occurred_at is not a moment in time") from error
-    return moment
+        # OverflowError: the offset leads out of the years 1 to 9999.
+        raise ValueError("not a moment in time") from error
 
 
 def _sequence(body: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
-from servicedesk.event import CANONICAL_UUID, RFC_3339
+from servicedesk.event import CANONICAL_UUID, read_moment
 from servicedesk.queue.row import QueuedRow
 
 FIRST_HEADER = "dlq_original_topic"
@@ -125,9 +125,7 @@ def told_uuid(text: str) -> UUID | None:
 
 
 def told_moment(text: str) -> datetime | None:
-    if not RFC_3339.fullmatch(text):
-        return None
     try:
-        return datetime.fromisoformat(text.upper()).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return read_moment(text)
+    except ValueError:
         return None

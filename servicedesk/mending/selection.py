@@ -3,11 +3,11 @@ have to hold. What is not named does not narrow."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from servicedesk.environment import DURATION, UNIT_SECONDS
-from servicedesk.event import RFC_3339
+from servicedesk.event import read_moment
 
 ERROR_SEPARATOR = ": "
 
@@ -60,8 +60,7 @@ def moment(text: str, now: Callable[[], datetime]) -> datetime:
     try:
         if duration:
             return now() - timedelta(seconds=float(duration[1]) * UNIT_SECONDS[duration[2]])
-        if RFC_3339.fullmatch(text):
-            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+        return read_moment(text)
     except (ValueError, OverflowError):
         pass
     raise ValueError(
