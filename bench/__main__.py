@@ -1,14 +1,12 @@
 """`python -m bench`: measure, write one result file, print the table. Only ever on loopback."""
 
-import os
 import secrets
 import shutil
-import signal
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +18,10 @@ from bench.contestants import PEERS_PYTHON, Distance
 from bench.machine import commit, machine, output_of, package_versions
 from bench.open_load import k6_program
 from bench.progress import Progress
-from bench.result import Result, Sample, write_result
+from bench.result import Result, Sample
 from bench.run import Run
 from bench.seed import make_template
+from bench.session import run_session
 from bench.settings import Settings, parse_settings
 from bench.table import table
 from deploy.local.child import StartError
@@ -47,30 +46,13 @@ SERVER: Mapping[str, str] = {
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = parse_settings(sys.argv[1:])
-    progress = Progress(sys.stderr)
-    # Root's PostgreSQL runs as `nobody`, so the folder is open for passing through.
-    folder = Path(tempfile.mkdtemp(prefix="servicedesk-bench-"))
-    folder.chmod(0o711)
-    try:
-        result = measure(settings, folder, progress)
-    except (StartError, GeneratorError, DisagreementError, psycopg.Error, OSError) as error:
-        progress.end()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        progress.end()
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    progress.end()
-    print(table(result))
-    for name, reason in result.left_out.items():
-        print(f"left out: {name}: {reason}")
-    if settings.results is not None:
-        print(f"result: {os.path.relpath(write_result(result, settings.results))}")
-    return 0
+    return run_session(
+        partial(measure, settings),
+        table=table,
+        results=settings.results,
+        failures=(StartError, GeneratorError, DisagreementError, psycopg.Error, OSError),
+    )
 
 
 def measure(settings: Settings, folder: Path, progress: Progress) -> Result:

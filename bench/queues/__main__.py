@@ -1,14 +1,12 @@
 """`python -m bench.queues relay|notify`: measure, write one result file, print the table."""
 
 import os
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +22,8 @@ from bench.queues.relays import Debezium, Relay, Relayd, Usual
 from bench.queues.rig import Rig
 from bench.queues.settings import Settings, parse_settings
 from bench.queues.table import table
-from bench.result import Result, Sample, write_result
+from bench.result import Result, Sample
+from bench.session import run_session
 from deploy.local.child import StartError
 
 # A drain of big payloads moves about so many bytes, not so many events.
@@ -32,32 +31,13 @@ SIZES_BYTES = 256 << 20
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     settings = parse_settings(sys.argv[1:])
-    progress = Progress(sys.stderr)
-    # Root's PostgreSQL runs as `nobody`, so the folder is open for passing through.
-    folder = Path(tempfile.mkdtemp(prefix="servicedesk-bench-"))
-    folder.chmod(0o711)
-    try:
-        result = measure(settings, folder, progress)
-    except (
-        StartError, psycopg.Error, KafkaException, subprocess.SubprocessError, OSError,
-    ) as error:  # fmt: skip
-        progress.end()
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        progress.end()
-        return 130
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    progress.end()
-    print(table(result))
-    for name, reason in result.left_out.items():
-        print(f"left out: {name}: {reason}")
-    if settings.results is not None:
-        print(f"result: {os.path.relpath(write_result(result, settings.results))}")
-    return 0
+    return run_session(
+        partial(measure, settings),
+        table=table,
+        results=settings.results,
+        failures=(StartError, psycopg.Error, KafkaException, subprocess.SubprocessError, OSError),
+    )
 
 
 def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
