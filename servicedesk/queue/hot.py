@@ -6,7 +6,8 @@ row by keyword; of a read of thousands of rows that is most of the time. See ser
 
 import asyncio
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import psycopg
@@ -23,6 +24,20 @@ PARAMETER = re.compile(r"%\((\w+)\)s")
 
 class SilentConnectionError(OperationalError):
     """No answer came in time: the server hangs, or the way to it was cut without a word."""
+
+
+@asynccontextmanager
+async def answered_within(
+    pool: AsyncConnectionPool[Connection], seconds: float
+) -> AsyncIterator[None]:
+    """Raises SilentConnectionError when what is done with a connection does not end in time."""
+    try:
+        async with asyncio.timeout(seconds):
+            yield
+    except TimeoutError:
+        # The other connections went the same way and are just as silent.
+        await pool.drain()
+        raise SilentConnectionError(f"no answer within {seconds:g} s") from None
 
 
 class HotConnection:
@@ -59,7 +74,7 @@ class HotConnection:
         statement, names = self._numbered(text)
         is_sound = False
         try:
-            async with asyncio.timeout(self._seconds):
+            async with answered_within(self._pool, self._seconds):
                 wire = self._wire or await self._open()
                 result = await wire.run(statement, [values[name] for name in names])
         except psycopg.OperationalError:
@@ -67,10 +82,6 @@ class HotConnection:
         except psycopg.DatabaseError:
             is_sound = True  # it is about the statement, which has ended
             raise
-        except TimeoutError:
-            # The other connections went the same way and are just as silent.
-            await self._pool.drain()
-            raise SilentConnectionError(f"no answer within {self._seconds:g} s") from None
         else:
             is_sound = True
             return wire, result

@@ -5,7 +5,6 @@ that does not end in time is cut off, so a connection that has fallen silent hol
 and deletions of rows, which run all the time, have a connection each (hot.py).
 """
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -14,7 +13,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import class_row, tuple_row
 from psycopg_pool import AsyncConnectionPool
 
-from servicedesk.queue.hot import HotConnection, SilentConnectionError
+from servicedesk.queue.hot import HotConnection, answered_within
 from servicedesk.queue.tables import QueueTables
 
 Pool = AsyncConnectionPool[AsyncConnection[tuple[object, ...]]]
@@ -72,13 +71,11 @@ class Statements:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection[tuple[object, ...]]]:
         """Raises SilentConnectionError when what is done with it does not end in time."""
-        try:
-            async with asyncio.timeout(self._seconds), self._pool.connection() as connection:
-                yield connection
-        except TimeoutError:
-            # The other connections went the same way and are just as silent.
-            await self._pool.drain()
-            raise SilentConnectionError(f"no answer within {self._seconds:g} s") from None
+        async with (
+            answered_within(self._pool, self._seconds),
+            self._pool.connection() as connection,
+        ):
+            yield connection
 
     async def execute(self, template: str, parameters: Mapping[str, object]) -> None:
         async with self._connection() as connection:
