@@ -36,6 +36,8 @@ from servicedesk.trimming import Chore, Trimming
 RETRY = Backoff(base_seconds=0.25, cap_seconds=2.0)
 # The drain may use this part of SHUTDOWN_TIMEOUT; the rest is for ending what it ran on.
 DRAIN_SHARE = 0.8
+# Between two collections of garbage. The queue holds thousands of rows, none of them in a cycle.
+YOUNG_OBJECTS = 50_000
 
 
 class Relay:
@@ -109,7 +111,7 @@ class Relay:
             random=random.random,
         )
         self._log.info("started", owner=self._owner, topic=self._config.kafka_topic)
-        collect_seldom()
+        collect_seldom(YOUNG_OBJECTS)
         url = self._config.database_url
         beside = [
             asyncio.create_task(prepare(publisher)),

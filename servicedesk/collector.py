@@ -2,13 +2,11 @@
 
 import gc
 
-# Of the young generation. The queue holds thousands of rows, none of which is ever in a cycle.
-YOUNG = 50_000
 
-
-def collect_seldom() -> None:
-    """To be called once, after the start: what is there now stays for good and is left out of every
-    later collection; these come less often. See docs/iterations/07-collector.md."""
+def collect_seldom(young: int) -> None:
+    """To be called once, after the start: what is loaded now stays for good and is left out of
+    later collections. These come after `young` new objects instead of 700, because what a daemon
+    makes leaves next to no cycles behind. See docs/iterations/07-collector.md."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(YOUNG, 20, 20)
+    gc.set_threshold(young, 20, 20)

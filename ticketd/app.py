@@ -3,7 +3,6 @@
 `create_app` makes it from the environment for any ASGI server.
 """
 
-import gc
 import multiprocessing
 import os
 import random
@@ -16,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from servicedesk.collector import collect_seldom
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.access_log import AccessLog
 from ticketd.asgi import Application
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 # SHUTDOWN_TIMEOUT that it may take.
 QUIET_SECONDS = 1.0
 QUIET_SHARE = 0.25
+# Between two collections of garbage.
+YOUNG_OBJECTS = 20_000
 CONTRACT = Path(__file__).with_name("openapi.yaml")
 
 
@@ -52,7 +54,7 @@ def create_app() -> Application:
     log = Log("ticketd", level=config.log_level)
     capture_library_logs(log)
     app = build_app(config, log, in_tasks=True)
-    collect_less_often()
+    collect_seldom(YOUNG_OBJECTS)
     return app
 
 
@@ -126,14 +128,6 @@ def build_server(config: Config, pipeline: Pipeline) -> HttpServer:
         format_date=partial(formatdate, usegmt=True),
         report=pipeline.report_working,
     )
-
-
-def collect_less_often() -> None:
-    """What is loaded now stays, so the collector need not walk it again; and requests leave next to
-    no cycles behind, so it may look for them less often than after every 700 objects."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def _attachments(

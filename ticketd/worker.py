@@ -7,9 +7,10 @@ import sys
 
 import uvloop
 
+from servicedesk.collector import collect_seldom
 from servicedesk.environment import Address
 from servicedesk.logs import Log, capture_library_logs
-from ticketd.app import build_app, build_server, collect_less_often
+from ticketd.app import YOUNG_OBJECTS, build_app, build_server
 from ticketd.config import Config
 
 BACKLOG = 4096
@@ -29,7 +30,7 @@ async def _serve(config: Config, address: Address, log: Log) -> int:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     app = build_app(config, log, in_tasks=False)
     server = build_server(config, app.pipeline)
-    collect_less_often()
+    collect_seldom(YOUNG_OBJECTS)
     sweeping = asyncio.create_task(server.sweep())
     try:
         await app.service.start()
