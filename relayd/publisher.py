@@ -154,9 +154,7 @@ class Publisher:
 
     def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._producer
-        if producer is None or producer.failure is not None:
-            producer = self._usable_producer()
+        producer = self._usable_producer()
         if producer is None or self._unprepared:
             sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
