@@ -124,14 +124,16 @@ class Partitions:
     def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         # While they are still ours, so that the next owner starts behind what is taken in.
         self.commit(consumer)
-        self._forget(partitions)
+        self._forget(consumer, partitions)
         self._show("partitions_revoked", partitions)
 
     def on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._forget(partitions)
+        self._forget(consumer, partitions)
         self._show("partitions_lost", partitions)
 
-    def _forget(self, partitions: list[TopicPartition]) -> None:
+    def _forget(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        # librdkafka keeps a pause for the partition's return, and nobody would end it then.
+        consumer.resume(partitions)
         for each in partitions:
             self.owned.discard(each.partition)
             self._next.pop(each.partition, None)

@@ -245,6 +245,38 @@ def _distinct(records: Sequence[Record]) -> int:
     return len({(record.partition, record.offset) for record in records})
 
 
+def test_partition_that_leaves_while_paused_is_read_when_it_comes_back(
+    shared_kafka: Kafka, unique_name: str
+) -> None:
+    brokers = shared_kafka.bootstrap_servers
+    shared_kafka.create_topic(unique_name, 6)
+    early: list[Event | bytes] = [event(uuid4()) for _ in range(60)]
+    late: list[Event | bytes] = [event(uuid4()) for _ in range(60)]
+    produce(brokers, unique_name, early)
+
+    async def scenario() -> list[Record]:
+        database = asyncio.Event()
+
+        async def take_in(records: Sequence[Record]) -> None:
+            await database.wait()
+
+        first = Member(brokers, unique_name, take_in)
+        await first.until(lambda: first.lines.events("partitions_paused"), "pause")
+        second = Member(brokers, unique_name)
+        await first.until(lambda: first.lines.events("partitions_revoked"), "revocation")
+        database.set()
+        await first.until(lambda: first.lines.events("partitions_resumed"), "end of the pause")
+        await second.leave()
+        await asyncio.to_thread(produce, brokers, unique_name, late)
+        both = first.records, second.records
+        await first.until(lambda: _distinct([*both[0], *both[1]]) == 120, "all records")
+        await first.leave()
+        return second.records
+
+    assert len(asyncio.run(scenario())) < 120
+    assert committed(brokers, unique_name) == 120
+
+
 def test_kafka_away_is_told_and_waited_for(own_kafka: Kafka, unique_name: str) -> None:
     brokers = own_kafka.bootstrap_servers
     produce(brokers, unique_name, numbered(5))
