@@ -134,6 +134,8 @@ def _pack_invalidate(keys: Sequence[bytes]) -> bytes:
 
 def _values(keys: Sequence[bytes], reply: Sequence[bytes]) -> Sequence[bytes | None]:
     del keys
+    if not all(type(value) is bytes for value in reply):
+        raise TypeError
     return reply
 
 

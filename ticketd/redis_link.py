@@ -18,7 +18,15 @@ from servicedesk.backoff import Backoff
 from servicedesk.logs import Log
 from ticketd.lanes import BatchObserver, TaskWaiting, Waiting
 from ticketd.pending import Pending
-from ticketd.redis_wire import RedisAddress, RedisError, RedisLostError, RedisWire, Script, pack
+from ticketd.redis_wire import (
+    RedisAddress,
+    RedisError,
+    RedisGarbledError,
+    RedisLostError,
+    RedisWire,
+    Script,
+    pack,
+)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,9 +100,13 @@ class Gathering(Generic[Item, Result]):
         return batch
 
     def answer(self, batch: Batch[Item, Result], reply: object) -> None:
-        """Call it outside of any task."""
-        results = self._unpack([waiting.item for waiting in batch], reply)
-        for waiting, result in zip(batch, results, strict=True):
+        """Call it outside of any task. Raises RedisGarbledError, and has settled none then."""
+        try:
+            results = self._unpack([waiting.item for waiting in batch], reply)
+            answered = list(zip(batch, results, strict=True))
+        except (TypeError, ValueError) as error:
+            raise RedisGarbledError from error
+        for waiting, result in answered:
             waiting.settle(result)
 
     def give_up(self, batch: Batch[Item, Result]) -> None:
@@ -207,7 +219,7 @@ class RedisLink:
 
     def _heard(self, reply: object) -> None:
         if not self._asked:  # no answer to anything, so this is not Redis
-            self._lose(RedisLostError())
+            self._lose(RedisGarbledError())
             return
         gathering, batch = self._asked[0]
         if isinstance(reply, RedisError):
@@ -218,7 +230,11 @@ class RedisLink:
             gathering.give_up(batch)
         else:
             self._observer.batch(len(batch), self._began - batch[0].since, self.now() - self._began)
-            gathering.answer(batch, reply)
+            try:
+                gathering.answer(batch, reply)
+            except RedisGarbledError as error:
+                self._lose(error)
+                return
         del self._asked[0]
         if not self._asked:
             if self._timer is not None:

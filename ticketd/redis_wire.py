@@ -30,6 +30,10 @@ class RedisLostError(Exception):
     """The connection is lost."""
 
 
+class RedisGarbledError(RedisLostError):
+    """What came is no answer to what was asked, so nothing that follows can be believed."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisAddress:
     """Where Redis is, and how to get in."""
@@ -140,8 +144,8 @@ class RedisWire(asyncio.Protocol):
                     self._heard(reply)
                 elif not self._greeting.done():
                     self._greeting.set_result(reply)
-        except hiredis.ProtocolError as error:
-            self._end(error)
+        except hiredis.ProtocolError:
+            self._end(RedisGarbledError())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(exc or RedisLostError())
