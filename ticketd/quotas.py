@@ -21,7 +21,8 @@ KIND = b"quota"
 # Buckets that one process keeps while Redis is away; then it starts again with full ones.
 MOST_LOCAL = 10_000
 
-# One clock for all workers, that of Redis. A bucket that has become full needs no entry.
+# One clock for all workers, that of Redis. A bucket that has become full needs no entry. What is
+# kept is exact: with six decimals, a caller who asks often would gain nothing between two requests.
 TAKE = Script(
     b"""
 local count, per_second = tonumber(ARGV[1]), tonumber(ARGV[2])
@@ -39,7 +40,7 @@ for i, key in ipairs(KEYS) do
     local taken = math.min(wanted, math.floor(tokens))
     tokens = tokens - taken
     local full = math.ceil((count - tokens) / per_second * 1000)
-    redis.call('SET', key, string.format('%.6f %.6f', tokens, now), 'PX', math.max(full, 1))
+    redis.call('SET', key, string.format('%.17g %.17g', tokens, now), 'PX', math.max(full, 1))
     found[2 * i - 1] = taken
     found[2 * i] = string.format('%.6f', tokens)
 end
@@ -98,7 +99,7 @@ class Quotas:
             link.register_script(TAKE)
             self._shared = link.gathering(self._pack, _verdicts, None)
         self._policy = b'"default";q=%d;w=%d' % (quota.count, math.ceil(quota.window_seconds))
-        self._numbers = (b"%d" % quota.count, b"%.9f" % quota.per_second)
+        self._numbers = (b"%d" % quota.count, b"%.17g" % quota.per_second)
 
     def ask(self, name: bytes) -> Pending[Verdict | None] | None:
         """Redis's verdict on its way, None where there is no Redis. It may turn out as None."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+import redis
 
 from deploy.local.valkey import Valkey
 from tests.ticketd.application import Exchange as Messages
@@ -17,7 +18,7 @@ from tests.ticketd.redis_servers import valkey
 from tests.ticketd.test_replays import until_true
 from ticketd.config import Config
 from ticketd.messages import client_of
-from ticketd.quotas import LocalBuckets, Quota
+from ticketd.quotas import TAKE, LocalBuckets, Quota
 
 LEFT = re.compile(r'"default";r=(\d+);t=(\d+)')
 
@@ -129,6 +130,21 @@ async def until_all_is_there(app: Running) -> None:
         return left(await app.client.get("/tickets"))[0] == 9
 
     await until(is_full)
+
+
+def test_slow_bucket_fills_as_well_for_who_keeps_asking(valkey_url: str) -> None:
+    server = redis.Redis.from_url(valkey_url)
+    take, rate = server.register_script(TAKE.text), 10 / 86_400
+
+    def asked(count: int) -> float:
+        return float(take(keys=["slow"], args=[10, rate, count])[1])
+
+    started = float(server.time()[0]) + server.time()[1] / 1e6
+    asked(10)
+    for _ in range(2_000):
+        left_over = asked(1)
+    seconds = float(server.time()[0]) + server.time()[1] / 1e6 - started
+    assert left_over == pytest.approx(seconds * rate, rel=0.1, abs=2e-6)
 
 
 def test_worker_counts_by_itself_while_redis_is_away(database_url: str, tmp_path: Path) -> None:
