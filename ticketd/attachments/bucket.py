@@ -27,6 +27,7 @@ from ticketd.attachments.settings import AttachmentSettings
 PIECE_BYTES = 64 * 1024
 # Reading a whole object back, for a store that keeps no checksums.
 READING_SECONDS = 60.0
+CODE_WITHIN_BYTES = 4096
 CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 # No object has this key, and S3 says so to whom it lets in and who may list the bucket. Without
 # that right it says AccessDenied, also for every upload that has not come yet.
@@ -217,7 +218,11 @@ def _digest(checksum: str) -> bytes | None:
 
 async def _code(answer: aiohttp.ClientResponse) -> str:
     """S3's own word for an error; an answer to HEAD has none."""
-    match = CODE.search(await answer.content.read(4096))
+    start = b""
+    # A read returns what is there, perhaps no more than the XML declaration.
+    while len(start) < CODE_WITHIN_BYTES and (piece := await answer.content.readany()):
+        start += piece
+    match = CODE.search(start)
     return match[1].decode() if match else ""
 
 
