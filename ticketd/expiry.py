@@ -6,7 +6,8 @@ Every worker does it; they pass over each other's rows, so one at a time does th
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from servicedesk.database import AWAY
+import psycopg
+
 from servicedesk.logs import Log
 from servicedesk.wire import Connection
 
@@ -20,8 +21,13 @@ class KeyExpiry:
     waits for one."""
 
     def __init__(
-        self, connect: Callable[[], Awaitable[Connection]], key_seconds: float, log: Log
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        key_seconds: float,
+        log: Log,
+        every_seconds: float = EVERY_SECONDS,
     ) -> None:
+        self._every_seconds = every_seconds
         self._connect = connect
         self._key_seconds = key_seconds
         self._log = log
@@ -29,10 +35,11 @@ class KeyExpiry:
     async def run(self) -> None:
         """Until it is cancelled."""
         while True:
-            await asyncio.sleep(EVERY_SECONDS)
+            await asyncio.sleep(self._every_seconds)
             try:
                 await self.expire()
-            except AWAY as error:
+            except psycopg.Error as error:
+                # Whatever it is, a schema that is too old included, it is no reason to end a worker.
                 self._log.warning("key_expiry_postponed", error_class=type(error).__name__)
 
     # Index on created_at, the oldest first. The rows are locked, and those that somebody else holds

@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
-from servicedesk.database import AWAY
+import psycopg
+
 from servicedesk.logs import Log
 from servicedesk.wire import Connection
 from ticketd.pending import Pending, TaskPending
@@ -49,6 +50,7 @@ class Gate:
         self._view = UNSEEN
         self._seen_at = 0.0
         self._first_seen_at = 0.0
+        self._is_reported = False
         self._wanted = asyncio.Event()
         self._closings: list[Pending[None]] = []
         self._lookings: list[Pending[None]] = []
@@ -98,8 +100,11 @@ class Gate:
                         await self._close_if_wanted(connection)
                         await self._open_if_possible(connection)
                         await self._pause()
-            except AWAY as error:
-                self._log.warning("cache_gate_unseen", error_class=type(error).__name__)
+            except psycopg.Error as error:
+                # Away, or not migrated yet: either ends by itself, and the worker does without.
+                if not self._is_reported:
+                    self._log.warning("cache_gate_unseen", error_class=type(error).__name__)
+                    self._is_reported = True
                 await asyncio.sleep(POLL_SECONDS)
 
     async def _pause(self) -> None:
@@ -122,7 +127,7 @@ class Gate:
         if view != self._view:
             self._first_seen_at = self._now()
             self._view = view
-        self._seen_at = asked_at
+        self._seen_at, self._is_reported = asked_at, False
         lookings, self._lookings = self._lookings, []
         for looking in lookings:
             asyncio.get_running_loop().call_soon(looking.settle, None)

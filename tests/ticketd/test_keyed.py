@@ -267,6 +267,23 @@ def test_process_killed_between_commit_and_answer_has_made_the_ticket(
     assert httpx.get(daemon.url + answer.headers["location"]).content == answer.content
 
 
+def test_expiry_outlives_a_database_that_is_not_migrated(empty_database_url: str) -> None:
+    async def act() -> None:
+        stream = io.StringIO()
+        log = Log("t", stream=stream)
+        expiry = KeyExpiry(connector(empty_database_url), DAY_SECONDS, log, every_seconds=0.01)
+        running = asyncio.create_task(expiry.run())
+
+        async def has_tried_twice() -> bool:
+            assert not running.done()
+            return stream.getvalue().count("UndefinedTable") >= 2
+
+        await until(has_tried_twice)
+        running.cancel()
+
+    asyncio.run(act())
+
+
 def test_keys_expire_a_few_at_a_time_and_only_when_they_are_old(database_url: str) -> None:
     old = 2 * ROWS + 10
     with psycopg.connect(database_url) as connection:

@@ -7,6 +7,7 @@ from functools import partial
 import httpx
 import orjson
 import psycopg
+import pytest
 
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
@@ -197,7 +198,10 @@ def test_absent_database_is_503_and_not_ready() -> None:
     on_app({"DATABASE_URL": f"postgresql://nobody:secret@127.0.0.1:{free_port()}/x"}, act)
 
 
-def test_unmigrated_database_becomes_ready_by_itself(empty_database_url: str) -> None:
+@pytest.mark.parametrize("cached", [False, True])
+def test_unmigrated_database_becomes_ready_by_itself(
+    empty_database_url: str, valkey_url: str, *, cached: bool
+) -> None:
     async def act(app: Running) -> None:
         ready = await app.client.get("/readyz")
         assert ready.status_code == 503
@@ -216,8 +220,20 @@ def test_unmigrated_database_becomes_ready_by_itself(empty_database_url: str) ->
         # A look in the midst of the migration finds another version, which is told too.
         assert set(told[:-1]) == {"database_not_ready"}
         assert told[-1] == "database_ready"
+        assert app.events("background_task_failed") == []
+        if cached:
+            await until_opened(app)
+            assert len(app.events("cache_gate_unseen")) <= 1
 
-    on_app({"DATABASE_URL": empty_database_url}, act)
+    settings = {"REDIS_URL": valkey_url, "TICKETD_CACHE": "true"} if cached else {}
+    on_app({"DATABASE_URL": empty_database_url} | settings, act)
+
+
+async def until_opened(app: Running) -> None:
+    async def is_opened() -> bool:
+        return bool(app.events("cache_opened"))
+
+    await until(is_opened)
 
 
 def test_killed_connections_are_no_error_for_anyone(database_url: str) -> None:
