@@ -39,7 +39,7 @@ class KeyExpiry:
             try:
                 await self.expire()
             except psycopg.Error as error:
-                # Whatever it is, a schema that is too old included, it is no reason to end a worker.
+                # Whatever it is, also a schema that is too old, it is no reason to end a worker.
                 self._log.warning("key_expiry_postponed", error_class=type(error).__name__)
 
     # Index on created_at, the oldest first. The rows are locked, and those that somebody else holds
