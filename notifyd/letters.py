@@ -11,6 +11,7 @@ from servicedesk.mending.letter import (
     FoundRecord,
     Letter,
     letter,
+    letter_text,
     told_moment,
     told_uuid,
 )
@@ -29,7 +30,7 @@ def read_dead_letter(record: FoundRecord) -> Letter | None:
     if not receiver:
         return letter(record, event_id=None, key=None, row=None)
     event_id = told_uuid(told.get("dlq_event_id", ""))
-    key = f"{receiver}/{(record.key or b'').decode(errors='replace')}"
+    key = f"{receiver}/{letter_text(record.key)}"
     if not record.value:
         return letter(record, event_id=event_id, key=key, row=None, obstacle=VALUE_LEFT_OUT)
     try:

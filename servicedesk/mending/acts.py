@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-from servicedesk.mending.lists import one_line
+from servicedesk.mending.lists import harmless, one_line
 from servicedesk.mending.options import Options
 from servicedesk.mending.parked_store import ParkedStore
 from servicedesk.mending.progress import Progress
@@ -18,7 +18,7 @@ Found = TypeVar("Found")
 
 def retry(options: Options, store: MendingStore, acts: ParkedStore, progress: Progress) -> int:
     def show(key: ParkedKey) -> str:
-        return f"would retry: {key.key}: {one_line(key.error)}"
+        return f"would retry: {harmless(key.key)}: {one_line(key.error)}"
 
     total = store.count_parked(options.selection)
     progress.begin(total, "parked keys selected")
@@ -33,7 +33,7 @@ def skip(options: Options, store: MendingStore, acts: ParkedStore, progress: Pro
 
     def show(key: ParkedKey) -> str:
         event = f"event {key.event_id}" if key.event_id else "no event, its row is gone,"
-        return f"would skip: {event} of {key.key}: {one_line(key.error)}"
+        return f"would skip: {event} of {harmless(key.key)}: {one_line(key.error)}"
 
     def act(keys: list[ParkedKey]) -> int:
         nonlocal gone
@@ -52,8 +52,8 @@ def skip(options: Options, store: MendingStore, acts: ParkedStore, progress: Pro
 
 def redrive(options: Options, store: MendingStore, acts: RedriveStore, progress: Progress) -> int:
     def show(row: DeadRow) -> str:
-        kind = one_line(row.event_type)
-        return f"would redrive: event {row.event_id}, {kind}, of {row.key}: {one_line(row.error)}"
+        kind, key = one_line(row.event_type), harmless(row.key)
+        return f"would redrive: event {row.event_id}, {kind}, of {key}: {one_line(row.error)}"
 
     count = store.count_dead(options.selection)
     progress.begin(count.rows, "dead rows selected")

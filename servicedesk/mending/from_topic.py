@@ -11,7 +11,7 @@ from uuid import UUID
 
 from servicedesk.mending.acts import DONE, NOTHING_FOUND
 from servicedesk.mending.letter import FoundRecord, Letter, ReadLetter
-from servicedesk.mending.lists import one_line
+from servicedesk.mending.lists import harmless, one_line
 from servicedesk.mending.options import Options
 from servicedesk.mending.progress import Progress
 from servicedesk.mending.redrive_store import Judged, RedriveStore
@@ -83,9 +83,8 @@ class FromTopic:
             return self._acts.redrive_letters(lambda: self._choose(letters))
         chosen = self._choose(letters)
         for letter, _ in chosen:
-            print(
-                f"would redrive: event {letter.event_id} of {letter.key}: {one_line(letter.error)}"
-            )
+            key = harmless(letter.key or "")
+            print(f"would redrive: event {letter.event_id} of {key}: {one_line(letter.error)}")
         return len(chosen)
 
     def _choose(self, letters: Sequence[Letter]) -> list[tuple[Letter, int | None]]:
@@ -109,7 +108,7 @@ class FromTopic:
         else:
             print(f"no {noun} of this queue are selected")
         for reason, count in sorted(self._passed_over.items()):
-            print(f"passed over: {count} {reason}")
+            print(f"passed over: {count} {harmless(reason)}")
         return DONE if done else NOTHING_FOUND
 
 

@@ -77,7 +77,7 @@ def found_record(
     value: bytes | None,
     headers: Headers,
 ) -> FoundRecord:
-    texts = [(name, _text(value)) for name, value in headers]
+    texts = [(name, letter_text(value)) for name, value in headers]
     starts = [place for place, (name, _) in enumerate(texts) if name == FIRST_HEADER]
     traceparents = [text for name, text in texts if name == TRACEPARENT]
     return FoundRecord(
@@ -92,8 +92,10 @@ def found_record(
     )
 
 
-def _text(value: bytes | str | None) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+def letter_text(value: bytes | str | None) -> str:
+    """As PostgreSQL can be asked for it, which has no NUL: anybody may write to the topic."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value or ""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
 
 
 def letter(

@@ -68,7 +68,7 @@ def print_parked(parked: Sequence[ParkedKey]) -> None:
     ]
     lines += [
         (
-            key.key,
+            harmless(key.key),
             key.event_id or "-",
             key.attempts,
             _age(max(0.0, key.wait_seconds)),
@@ -88,7 +88,7 @@ def print_dead(dead: Sequence[DeadRow]) -> None:
         (
             row.event_id,
             one_line(row.event_type),
-            row.key,
+            harmless(row.key),
             row.sequence,
             row.attempts,
             f"{row.failed_at:%Y-%m-%d %H:%M:%S%z}",
@@ -109,7 +109,7 @@ def print_history(mended: Sequence[Mended]) -> None:
             row.act,
             one_line(row.operator),
             row.event_id or "-",
-            row.key,
+            harmless(row.key),
             row.outcome,
             row.place or "-",
             one_line(row.selection),
@@ -130,9 +130,14 @@ def _age(seconds: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """Somebody else's text may hold line breaks and terminal control sequences."""
-    clean = "".join(character if character.isprintable() else " " for character in text)
+    """As `harmless`, and not too long."""
+    clean = harmless(text)
     return clean if len(clean) <= ERROR_CHARACTERS else f"{clean[:ERROR_CHARACTERS]}…"
+
+
+def harmless(text: str) -> str:
+    """Somebody else's text may hold line breaks and terminal control sequences."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def print_table(lines: Iterable[Sequence[object]]) -> None:

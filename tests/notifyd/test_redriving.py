@@ -140,6 +140,18 @@ def test_record_that_was_no_event_stays_one_whatever_headers_it_came_with(
     assert letter.error == "MalformedEventError: not JSON"
 
 
+def test_dry_run_sends_no_control_sequence_of_a_letter_to_the_terminal(
+    database_url: str, kafka_brokers: str, unique_name: str
+) -> None:
+    row = queued_row(receiver="webhook:\x1b[2J")
+    asyncio.run(dead_letters_at(kafka_brokers, unique_name).bury_delivery(row, FAILURE))
+    settings = environment(database_url, kafka_brokers, unique_name)
+    code, lines = redrive(settings, "--all", "--dry-run")
+    assert code == 0
+    assert lines[0].startswith(f"would redrive: event {row.event_id} of webhook: [2J/")
+    assert not any("\x1b" in line for line in lines)
+
+
 def test_what_relayd_wrote_is_not_ours() -> None:
     row = queued_row()
     found = found_record(

@@ -271,6 +271,24 @@ def test_what_relayd_did_not_write_is_passed_over(desk: Desk) -> None:
     assert any("whose value cannot be read: aggregate is not ticket" in line for line in lines)
 
 
+def test_letter_that_nobody_could_store_is_passed_over_and_holds_nothing_back(desk: Desk) -> None:
+    producer = Producer({"bootstrap.servers": desk.brokers})
+    poisoned: Headers = [
+        ("dlq_original_topic", b"t"),
+        ("dlq_key", b"\x00"),
+        ("dlq_event_id", str(uuid4()).encode()),
+        ("dlq_first_failed_at", b"2025-01-02T03:04:05Z"),
+        ("dlq_error_message", b"\x00"),
+    ]
+    producer.produce(f"{desk.name}.dlq", value=b"garbage", headers=poisoned)
+    assert producer.flush(10) == 0
+    row = outbox_row()
+    desk.letters(row)
+    code, lines = desk.redrive("--all")
+    assert (code, lines[0]) == (0, "redriven: 1 of 2 dead letters")
+    assert desk.outbox() == [row.event_id]
+
+
 def test_topic_that_is_missing_and_brokers_that_are_away_are_one_line_with_a_remedy(
     desk: Desk,
 ) -> None:
