@@ -48,6 +48,8 @@ class FromTopic:
         self._progress = progress
         self._passed_over: Counter[str] = Counter()
         self._selected = 0
+        # What a dry run has told of; the history does not have it.
+        self._told: set[Death | None] = set()
 
     def redrive(self) -> int:
         """The exit code. Raises TopicError and psycopg.Error; what is done then stays done."""
@@ -82,6 +84,7 @@ class FromTopic:
         if not self._options.dry_run:
             return self._acts.redrive_letters(lambda: self._choose(letters))
         chosen = self._choose(letters)
+        self._told |= {_death(letter) for letter, _ in chosen}
         for letter, _ in chosen:
             key = harmless(letter.key or "")
             print(f"would redrive: event {letter.event_id} of {key}: {one_line(letter.error)}")
@@ -92,7 +95,7 @@ class FromTopic:
         chosen: list[tuple[Letter, int | None]] = []
         deaths = [death for letter in letters if (death := _death(letter)) is not None]
         for letter, judged in zip(letters, self._acts.judge(deaths), strict=True):
-            reason = _refusal(letter, judged)
+            reason = ALREADY if _death(letter) in self._told else _refusal(letter, judged)
             if reason:
                 self._passed_over[reason] += 1
             else:

@@ -148,6 +148,14 @@ def test_death_redriven_from_its_dead_row_is_not_redriven_from_its_letter(desk: 
 def test_two_letters_of_one_death_are_one_row(desk: Desk) -> None:
     row = outbox_row()
     desk.letters(row, row)
+    code, lines = desk.redrive("--all", "--dry-run")
+    assert (code, lines[1:]) == (
+        0,
+        [
+            "1 of 2 dead letters would be redriven; nothing was changed",
+            "passed over: 1 redriven before",
+        ],
+    )
     assert desk.redrive("--all") == (
         0, ["redriven: 1 of 2 dead letters", "passed over: 1 redriven before"],
     )  # fmt: skip
