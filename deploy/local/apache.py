@@ -100,7 +100,7 @@ class Broker:
             self.child = None
 
     def _format(self, settings: Path) -> None:
-        arguments = ["format", "-t", self._cluster.identity(), "-c", str(settings)]
+        arguments = ["format", f"--cluster-id={self._cluster.identity()}", "-c", str(settings)]
         child = Child(self._program(SMALL_JVM, "kafka.tools.StorageTool", *arguments))
         if child.finish(FORMAT_SECONDS) != 0:
             raise StartError(f"{self.name}: {child.last_words()} (log: {self.log})")

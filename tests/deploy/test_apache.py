@@ -1,5 +1,6 @@
 """Apache Kafka as the tests and the stack start it: one broker or three, killed and restarted."""
 
+import secrets
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,15 @@ def test_broker_keeps_topics_and_records_through_a_crash(
     cluster.wait_ready()
     assert len(cluster.leaders(unique_name)) == 3
     assert produce(cluster, unique_name, 2) == 2
+    cluster.kill()
+
+
+def test_cluster_starts_also_when_its_random_id_begins_with_a_dash(
+    create_cluster: CreateCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secrets, "token_bytes", lambda size: b"\xf8" * size)
+    cluster = create_cluster()
+    assert cluster.identity().startswith("-")
     cluster.kill()
 
 
