@@ -6,13 +6,12 @@ deliveries have been queued: both are one statement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from notifyd.notifications import Subscriptions
-from notifyd.record import Arrival
+from notifyd.record import Arrival, delivery_headers
 from servicedesk import binary
 from servicedesk.bucket import bucket_of
 from servicedesk.database import require_schema
@@ -125,13 +124,13 @@ class InboxStore:
             return cursor.rowcount
 
     def _values(self, arrivals: Sequence[Arrival]) -> dict[str, bytes]:
-        unique: dict[UUID, Arrival] = {}
+        unique: dict[bytes, Arrival] = {}
         for arrival in arrivals:
             # A producer's repeat within one batch: the join would queue its deliveries twice.
             unique.setdefault(arrival.event_id, arrival)
         events = list(unique.values())
         return {
-            "event_ids": binary.uuids([event.event_id for event in events]),
+            "event_ids": binary.uuids_of_bytes([event.event_id for event in events]),
             "topics": binary.texts([event.record.topic for event in events]),
             "partitions": binary.int4s([event.record.partition for event in events]),
             "offsets": binary.int8s([event.record.offset for event in events]),
@@ -154,12 +153,14 @@ class InboxStore:
                 buckets.append(bucket_of(queue_key(event.aggregate_id, receiver)))
                 receivers.append(receiver)
         return {
-            "wanted_ids": binary.uuids([event.event_id for event in wanted]),
-            "aggregate_ids": binary.uuids([event.aggregate_id for event in wanted]),
+            "wanted_ids": binary.uuids_of_bytes([event.event_id for event in wanted]),
+            "aggregate_ids": binary.uuids_of_bytes(
+                [bytes.fromhex(event.aggregate_id.replace("-", "")) for event in wanted]
+            ),
             "sequences": binary.int8s([event.sequence for event in wanted]),
             "event_types": binary.texts([event.event_type for event in wanted]),
-            "headers": binary.texts([event.headers for event in wanted]),
-            "payloads": binary.texts([event.envelope for event in wanted]),
+            "headers": binary.utf8s([delivery_headers(event) for event in wanted]),
+            "payloads": binary.utf8s([event.record.value or b"" for event in wanted]),
             "places": binary.int8s(places),
             "buckets": binary.int2s(buckets),
             "receivers": binary.texts(receivers),

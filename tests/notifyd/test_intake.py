@@ -16,7 +16,7 @@ from notifyd.dead_letters import DeadLetters
 from notifyd.intake import Intake, sort
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscription, Subscriptions
-from notifyd.record import Record, read_arrival
+from notifyd.record import Record, Rest, delivery_headers, read_arrival
 from notifyd.store import InboxStore
 from servicedesk.backoff import Backoff
 from servicedesk.event import MalformedEventError
@@ -102,8 +102,9 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     "value", [None, b"", b"nonsense", f"{TRACEPARENT}-\r".encode(), f"{TRACEPARENT}-я".encode()]
 )
 def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> None:
-    arrival = read_arrival(record(event(uuid4()))._replace(headers=[("traceparent", value)]))
-    assert orjson.loads(arrival.headers)["traceparent"] is None
+    rest = Rest(key=None, timestamp_ms=-1, headers=[("traceparent", value)])
+    arrival = read_arrival(record(event(uuid4()))._replace(rest=lambda: rest))
+    assert orjson.loads(delivery_headers(arrival))["traceparent"] is None
 
 
 @pytest.mark.parametrize(
@@ -119,9 +120,8 @@ def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> 
 def test_every_kind_of_garbage_is_told_apart(
     database_url: str, kafka_brokers: str, unique_name: str, value: bytes | None, reason: str
 ) -> None:
-    garbage = Record(
-        topic=unique_name, partition=0, offset=0, timestamp_ms=-1, key=None, value=value, headers=[]
-    )
+    rest = Rest(key=None, timestamp_ms=-1, headers=[])
+    garbage = Record(unique_name, 0, 0, value, lambda: rest)
 
     async def act(intake: Intake, registry: CollectorRegistry) -> int:
         return await intake.take_in(sort([garbage]))
