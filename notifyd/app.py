@@ -21,7 +21,7 @@ from notifyd.config import Config
 from notifyd.consumer import ConsumerSettings, TopicConsumer
 from notifyd.dead_letters import DeadLetterProducer, DeadLetters
 from notifyd.delivery import ChannelTarget
-from notifyd.intake import Batch, Intake, sort
+from notifyd.intake import Batch, Intake
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscriptions
 from notifyd.store import InboxStore
@@ -144,7 +144,7 @@ def worker_of(
         intake=intake,
         consumer=TopicConsumer(
             settings=consumer_settings(config),
-            prepare=sort,
+            prepare=intake.prepare,
             take_in=take_in,
             metrics=metrics,
             log=log,

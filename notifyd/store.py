@@ -6,6 +6,7 @@ deliveries have been queued: both are one statement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
@@ -25,6 +26,13 @@ class Ingested:
 
     fresh: int
     deliveries: int
+
+
+class Packed(NamedTuple):
+    """So many events, as the parameters of the statement that takes them in."""
+
+    events: int
+    values: dict[str, bytes]
 
 
 # The inbox is filled in order of event ids, so that two notifyd that were given the same records
@@ -97,12 +105,12 @@ class InboxStore:
         async with self._pool.connection() as connection:
             await require_schema(connection)
 
-    async def ingest(self, arrivals: Sequence[Arrival]) -> Ingested:
+    async def ingest(self, packed: Packed) -> Ingested:
         """Take in a batch: new events get their deliveries, known ones are passed over.
 
         Repeating it is safe. Per ticket and receiver the deliveries' ids keep the batch's order.
         """
-        [(fresh, deliveries)] = await self._hot.fetch(tuple, INGEST, self._values(arrivals))
+        [(fresh, deliveries)] = await self._hot.fetch(tuple, INGEST, packed.values)
         return Ingested(fresh=fresh, deliveries=deliveries)
 
     async def close(self) -> None:
@@ -123,19 +131,21 @@ class InboxStore:
             )
             return cursor.rowcount
 
-    def _values(self, arrivals: Sequence[Arrival]) -> dict[str, bytes]:
+    def pack(self, arrivals: Sequence[Arrival]) -> Packed:
+        """For `ingest`; on any thread."""
         unique: dict[bytes, Arrival] = {}
         for arrival in arrivals:
             # A producer's repeat within one batch: the join would queue its deliveries twice.
             unique.setdefault(arrival.event_id, arrival)
         events = list(unique.values())
-        return {
+        values = {
             "event_ids": binary.uuids_of_bytes([event.event_id for event in events]),
             "topics": binary.texts([event.record.topic for event in events]),
             "partitions": binary.int4s([event.record.partition for event in events]),
             "offsets": binary.int8s([event.record.offset for event in events]),
             **self._deliveries(events),
         }
+        return Packed(len(arrivals), values)
 
     def _deliveries(self, events: Sequence[Arrival]) -> dict[str, bytes]:
         """Of the events that somebody wants; nothing is sent of the others but their ids."""

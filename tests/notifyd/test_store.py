@@ -9,7 +9,7 @@ import pytest
 
 from notifyd.notifications import Subscription, Subscriptions
 from notifyd.record import Record, read_arrival
-from notifyd.store import InboxStore, Ingested
+from notifyd.store import InboxStore, Ingested, Packed
 from servicedesk.bucket import bucket_of
 from servicedesk.database import SchemaError
 from servicedesk.queue.statements import Pool
@@ -20,12 +20,16 @@ EVERYTHING = Subscriptions(
 )
 
 
+def packed(store: InboxStore, records: Sequence[Record]) -> Packed:
+    return store.pack([read_arrival(each) for each in records])
+
+
 def ingest(
     url: str, batches: Sequence[Sequence[Record]], subscriptions: Subscriptions = EVERYTHING
 ) -> list[Ingested]:
     async def act(pool: Pool) -> list[Ingested]:
         store = InboxStore(pool, subscriptions)
-        found = [await store.ingest([read_arrival(each) for each in batch]) for batch in batches]
+        found = [await store.ingest(packed(store, batch)) for batch in batches]
         await store.close()
         return found
 
@@ -137,7 +141,7 @@ def test_two_consumers_with_the_same_records_wait_instead_of_deadlocking(
                 (middle, "t"),
             )
             tasks = [
-                asyncio.create_task(store.ingest([read_arrival(each) for each in batch]))
+                asyncio.create_task(store.ingest(packed(store, batch)))
                 for store, batch in zip(stores, batches, strict=True)
             ]
             while await asyncio.to_thread(fetch, database_url, both_wait) != [(2,)]:
