@@ -21,13 +21,14 @@ from notifyd.config import Config
 from notifyd.consumer import ConsumerSettings, TopicConsumer
 from notifyd.dead_letters import DeadLetterProducer, DeadLetters
 from notifyd.delivery import ChannelTarget
-from notifyd.intake import Batch, Intake, sort
+from notifyd.intake import Batch, Intake
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscriptions
 from notifyd.store import InboxStore
 from notifyd.worker import Worker
 from servicedesk.admin import AdminServer, Probes
 from servicedesk.backoff import Backoff
+from servicedesk.collector import collect_seldom
 from servicedesk.database import create_pool
 from servicedesk.environment import SettingError
 from servicedesk.logs import Log
@@ -44,6 +45,8 @@ from servicedesk.trimming import Chore, Trimming
 
 POOL_CONNECTIONS = 8
 POOL_WAIT_SECONDS = 5.0
+# Between two collections of garbage: several batches' worth, hardly any of it in a cycle.
+YOUNG_OBJECTS = 50_000
 INTAKE_BACKOFF = Backoff(base_seconds=0.1, cap_seconds=2.0)
 # Shares of SHUTDOWN_TIMEOUT. The two stages stop at the same time; the deliveries use theirs
 # twice, for what is under way and for the leases.
@@ -141,7 +144,7 @@ def worker_of(
         intake=intake,
         consumer=TopicConsumer(
             settings=consumer_settings(config),
-            prepare=sort,
+            prepare=intake.prepare,
             take_in=take_in,
             metrics=metrics,
             log=log,
@@ -204,6 +207,7 @@ async def serve(config: Config, log: Log) -> int:
         )
         admin = open_admin(config, worker, registry, stop)
         stack.callback(admin.close)
+        collect_seldom(YOUNG_OBJECTS)
         log.info("started", receivers=[each.receiver for each in config.subscriptions])
         await until_stopped(worker, stop, config.shutdown_seconds, log)
     return 0

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
+from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -19,7 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from notifyd.metrics import IngestMetrics
 from notifyd.partitions import Partitions
-from notifyd.record import Record
+from notifyd.record import Record, Rest
 from servicedesk.logs import Log
 
 OK = "ok"
@@ -259,15 +260,21 @@ class TopicConsumer(Generic[Prepared]):
 
 
 def _record(message: Message) -> Record:
+    return Record(
+        message.topic() or "",
+        _number(message.partition()),
+        _number(message.offset()),
+        message.value(),
+        partial(_rest, message),
+    )
+
+
+def _rest(message: Message) -> Rest:
     headers = message.headers() or []
     pairs = headers.items() if isinstance(headers, dict) else headers
-    return Record(
-        topic=message.topic() or "",
-        partition=_number(message.partition()),
-        offset=_number(message.offset()),
-        timestamp_ms=message.timestamp()[1],
+    return Rest(
         key=message.key(),
-        value=message.value(),
+        timestamp_ms=message.timestamp()[1],
         headers=[(n, v.encode() if isinstance(v, str) else v) for n, v in pairs],
     )
 

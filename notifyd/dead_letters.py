@@ -95,14 +95,15 @@ class DeadLetters:
         self, record: Record, error: MalformedEventError, failed_at: datetime
     ) -> None:
         """Raises BuryError."""
+        key, timestamp_ms, own = record.rest()
         headers: Headers = [
-            *record.headers,
-            *_origin(record.topic, record.partition, record.offset, record.timestamp_ms),
+            *own,
+            *_origin(record.topic, record.partition, record.offset, timestamp_ms),
             ("dlq_attempts", b"1"),
             ("dlq_first_failed_at", rfc3339(failed_at).encode()),
             *_error(f"{type(error).__name__}: {error}"),
         ]
-        await self._producer.publish(record.key, record.value, headers)
+        await self._producer.publish(key, record.value, headers)
 
     async def bury_delivery(self, row: QueuedRow, failure: Failure) -> None:
         """Raises BuryError."""

@@ -15,7 +15,7 @@ import psycopg
 from notifyd.dead_letters import DeadLetters
 from notifyd.metrics import IngestMetrics
 from notifyd.record import Arrival, Record, read_arrival
-from notifyd.store import InboxStore
+from notifyd.store import InboxStore, Packed
 from servicedesk.backoff import Backoff
 from servicedesk.database import AWAY
 from servicedesk.event import MalformedEventError
@@ -33,22 +33,11 @@ class Batch(NamedTuple):
     """Records in their order, and what each of them is."""
 
     arrivals: Sequence[Arrival]
+    packed: Packed
     malformed: Sequence[Malformed]
 
     def __len__(self) -> int:
         return len(self.arrivals) + len(self.malformed)
-
-
-def sort(records: Sequence[Record]) -> Batch:
-    """On any thread: while the batch before is on its way into the database."""
-    arrivals: list[Arrival] = []
-    malformed: list[Malformed] = []
-    for record in records:
-        try:
-            arrivals.append(read_arrival(record))
-        except MalformedEventError as error:
-            malformed.append((record, error))
-    return Batch(arrivals, malformed)
 
 
 class Intake:
@@ -75,6 +64,17 @@ class Intake:
         # Replaced as a whole, so that the admin port's threads may read it.
         self._state = {"database": OK, "dead_letters": OK}
 
+    def prepare(self, records: Sequence[Record]) -> Batch:
+        """On any thread: while the batch before is on its way into the database."""
+        arrivals: list[Arrival] = []
+        malformed: list[Malformed] = []
+        for record in records:
+            try:
+                arrivals.append(read_arrival(record))
+            except MalformedEventError as error:
+                malformed.append((record, error))
+        return Batch(arrivals, self._store.pack(arrivals), malformed)
+
     def readiness(self) -> dict[str, str]:
         """ "ok" or the reason why batches wait, for the database and for the dead letter topic."""
         return self._state
@@ -83,33 +83,38 @@ class Intake:
         """Returns how many deliveries were queued. Keeps trying until it is done; cancelling it
         is safe, the batch is then taken in again."""
         started = monotonic()
-        queued, refused = await self._store_all(batch.arrivals)
+        queued, refused = await self._store_all(batch.arrivals, batch.packed)
         for record, error in [*batch.malformed, *refused]:
             await self._bury(record, error)
         self._metrics.batch_records.observe(len(batch))
         self._metrics.batch_seconds.observe(monotonic() - started)
         return queued
 
-    async def _store_all(self, arrivals: Sequence[Arrival]) -> tuple[int, list[Malformed]]:
+    async def _store_all(
+        self, arrivals: Sequence[Arrival], packed: Packed
+    ) -> tuple[int, list[Malformed]]:
         """Halves a batch that the database refuses until the guilty event stands alone."""
         if not arrivals:
             return 0, []
         try:
-            return await self._persist("database", lambda: self._ingest(arrivals)), []
+            return await self._persist("database", lambda: self._ingest(packed)), []
         except ABOUT_THE_EVENT as error:
             if len(arrivals) == 1:
                 cause = MalformedEventError(f"refused by the database: {error.sqlstate}")
                 cause.__cause__ = error
                 return 0, [(arrivals[0].record, cause)]
         middle = len(arrivals) // 2
-        first, first_refused = await self._store_all(arrivals[:middle])
-        second, second_refused = await self._store_all(arrivals[middle:])
-        return first + second, first_refused + second_refused
+        queued, refused = 0, list[Malformed]()
+        for half in (arrivals[:middle], arrivals[middle:]):
+            more_queued, more_refused = await self._store_all(half, self._store.pack(half))
+            queued += more_queued
+            refused += more_refused
+        return queued, refused
 
-    async def _ingest(self, arrivals: Sequence[Arrival]) -> int:
-        found = await self._store.ingest(arrivals)
+    async def _ingest(self, packed: Packed) -> int:
+        found = await self._store.ingest(packed)
         self._metrics.ingested.inc(found.fresh)
-        self._metrics.duplicates.inc(len(arrivals) - found.fresh)
+        self._metrics.duplicates.inc(packed.events - found.fresh)
         return found.deliveries
 
     async def _bury(self, record: Record, error: MalformedEventError) -> None:

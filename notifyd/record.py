@@ -1,8 +1,7 @@
 """What comes out of Kafka, and what the first stage makes of it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
-from uuid import UUID
 
 import orjson
 
@@ -12,60 +11,70 @@ from servicedesk.event import check_envelope
 TRACEPARENT_HEADER = "traceparent"
 
 
+class Rest(NamedTuple):
+    """Of a record, what few are asked for. `timestamp_ms` is milliseconds since 1970, -1 when the
+    broker has none."""
+
+    key: bytes | None
+    timestamp_ms: int
+    headers: Sequence[tuple[str, bytes | None]]
+
+
 class Record(NamedTuple):
-    """One Kafka record. `timestamp_ms` is milliseconds since 1970, -1 when the broker has none."""
+    """One Kafka record; `rest` reads the rest of it."""
 
     topic: str
     partition: int
     offset: int
-    timestamp_ms: int
-    key: bytes | None
     value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+    rest: Callable[[], Rest]
 
 
 class Arrival(NamedTuple):
-    """An event that can be read, with where it was found.
-
-    `headers` is the JSON text of a delivery's headers, `envelope` the record's value as it came.
-    """
+    """An event that can be read, with where it was found. `event_id` is 16 bytes, `aggregate_id` a
+    UUID's text in lower case."""
 
     record: Record
-    event_id: UUID
+    event_id: bytes
     event_type: str
-    aggregate_id: UUID
+    aggregate_id: str
     sequence: int
-    headers: str
-    envelope: str
-
-
-def traceparent_of(record: Record) -> str | None:
-    """The record's W3C trace context, None when it is missing or malformed."""
-    for name, value in record.headers:
-        if name == TRACEPARENT_HEADER and value is not None:
-            return sane_traceparent(value.decode("ascii", "replace"))
-    return None
+    request_id: str | None
 
 
 def read_arrival(record: Record) -> Arrival:
     """Raises MalformedEventError when the value is not an event envelope."""
-    traceparent = traceparent_of(record)
-    event = check_envelope(record.value)
-    request_id = sane_request_id(event.request_id) if event.request_id is not None else None
-    headers = {
-        "topic": record.topic,
-        "partition": record.partition,
-        "offset": record.offset,
-        "timestamp": record.timestamp_ms,
-        "traceparent": traceparent,
-        "request_id": request_id,
-    }
+    event_id, event_type, aggregate_id, sequence, request_id = check_envelope(record.value)
     return Arrival(
-        record=record,
-        event_id=event.event_id,
-        event_type=event.event_type,
-        aggregate_id=event.aggregate_id,
-        sequence=event.sequence,
-        headers=orjson.dumps(headers).decode(),
-        envelope=(record.value or b"").decode(),
+        record,
+        bytes.fromhex(event_id.replace("-", "")),
+        event_type,
+        aggregate_id,
+        sequence,
+        request_id,
     )
+
+
+def delivery_headers(arrival: Arrival) -> bytes:
+    """The JSON of the headers of the event's deliveries. A malformed trace context or request id
+    is left out and costs no event."""
+    topic, partition, offset, _, rest = arrival.record
+    _, timestamp_ms, headers = rest()
+    request_id = arrival.request_id
+    return orjson.dumps(
+        {
+            "topic": topic,
+            "partition": partition,
+            "offset": offset,
+            "timestamp": timestamp_ms,
+            "traceparent": _traceparent(headers),
+            "request_id": sane_request_id(request_id) if request_id is not None else None,
+        }
+    )
+
+
+def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    for name, value in headers:
+        if name == TRACEPARENT_HEADER and value is not None:
+            return sane_traceparent(value.decode("ascii", "replace"))
+    return None

@@ -6,13 +6,13 @@ deliveries have been queued: both are one statement.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from uuid import UUID
+from typing import NamedTuple
 
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from notifyd.notifications import Subscriptions
-from notifyd.record import Arrival
+from notifyd.record import Arrival, delivery_headers
 from servicedesk import binary
 from servicedesk.bucket import bucket_of
 from servicedesk.database import require_schema
@@ -26,6 +26,13 @@ class Ingested:
 
     fresh: int
     deliveries: int
+
+
+class Packed(NamedTuple):
+    """So many events, as the parameters of the statement that takes them in."""
+
+    events: int
+    values: dict[str, bytes]
 
 
 # The inbox is filled in order of event ids, so that two notifyd that were given the same records
@@ -98,12 +105,12 @@ class InboxStore:
         async with self._pool.connection() as connection:
             await require_schema(connection)
 
-    async def ingest(self, arrivals: Sequence[Arrival]) -> Ingested:
+    async def ingest(self, packed: Packed) -> Ingested:
         """Take in a batch: new events get their deliveries, known ones are passed over.
 
         Repeating it is safe. Per ticket and receiver the deliveries' ids keep the batch's order.
         """
-        [(fresh, deliveries)] = await self._hot.fetch(tuple, INGEST, self._values(arrivals))
+        [(fresh, deliveries)] = await self._hot.fetch(tuple, INGEST, packed.values)
         return Ingested(fresh=fresh, deliveries=deliveries)
 
     async def close(self) -> None:
@@ -124,19 +131,21 @@ class InboxStore:
             )
             return cursor.rowcount
 
-    def _values(self, arrivals: Sequence[Arrival]) -> dict[str, bytes]:
-        unique: dict[UUID, Arrival] = {}
+    def pack(self, arrivals: Sequence[Arrival]) -> Packed:
+        """For `ingest`; on any thread."""
+        unique: dict[bytes, Arrival] = {}
         for arrival in arrivals:
             # A producer's repeat within one batch: the join would queue its deliveries twice.
             unique.setdefault(arrival.event_id, arrival)
         events = list(unique.values())
-        return {
-            "event_ids": binary.uuids([event.event_id for event in events]),
+        values = {
+            "event_ids": binary.uuids_of_bytes([event.event_id for event in events]),
             "topics": binary.texts([event.record.topic for event in events]),
             "partitions": binary.int4s([event.record.partition for event in events]),
             "offsets": binary.int8s([event.record.offset for event in events]),
             **self._deliveries(events),
         }
+        return Packed(len(arrivals), values)
 
     def _deliveries(self, events: Sequence[Arrival]) -> dict[str, bytes]:
         """Of the events that somebody wants; nothing is sent of the others but their ids."""
@@ -154,12 +163,14 @@ class InboxStore:
                 buckets.append(bucket_of(queue_key(event.aggregate_id, receiver)))
                 receivers.append(receiver)
         return {
-            "wanted_ids": binary.uuids([event.event_id for event in wanted]),
-            "aggregate_ids": binary.uuids([event.aggregate_id for event in wanted]),
+            "wanted_ids": binary.uuids_of_bytes([event.event_id for event in wanted]),
+            "aggregate_ids": binary.uuids_of_bytes(
+                [bytes.fromhex(event.aggregate_id.replace("-", "")) for event in wanted]
+            ),
             "sequences": binary.int8s([event.sequence for event in wanted]),
             "event_types": binary.texts([event.event_type for event in wanted]),
-            "headers": binary.texts([event.headers for event in wanted]),
-            "payloads": binary.texts([event.envelope for event in wanted]),
+            "headers": binary.utf8s([delivery_headers(event) for event in wanted]),
+            "payloads": binary.utf8s([event.record.value or b"" for event in wanted]),
             "places": binary.int8s(places),
             "buckets": binary.int2s(buckets),
             "receivers": binary.texts(receivers),

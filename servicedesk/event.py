@@ -41,11 +41,12 @@ class Event:
 
 
 class Facts(NamedTuple):
-    """What is needed of an event to pass its envelope on as it came."""
+    """What is needed of an event to pass its envelope on as it came. The ids are texts in lower
+    case, because a notifyd reads 30,000 a second."""
 
-    event_id: UUID
+    event_id: str
     event_type: str
-    aggregate_id: UUID
+    aggregate_id: str
     sequence: int
     request_id: str | None
 
@@ -97,10 +98,10 @@ def parse_envelope(value: bytes | None, traceparent: str | None) -> Event:
     body = _body(value)
     event_id, event_type, aggregate_id, sequence, request_id = _facts(body)
     return Event(
-        event_id=event_id,
+        event_id=UUID(event_id),
         event_type=event_type,
         occurred_at=_moment(body),
-        aggregate_id=aggregate_id,
+        aggregate_id=UUID(aggregate_id),
         sequence=sequence,
         request_id=request_id,
         traceparent=traceparent,
@@ -159,11 +160,11 @@ def _payload(body: dict[str, Any]) -> str:
         raise MalformedEventError(f"payload cannot be written again: {error}") from error
 
 
-def _uuid(body: dict[str, Any], name: str) -> UUID:
+def _uuid(body: dict[str, Any], name: str) -> str:
     value = _text(body, name)
     if not CANONICAL_UUID.fullmatch(value):
         raise MalformedEventError(f"{name} is not a UUID")
-    return UUID(value)
+    return value.lower()
 
 
 def _moment(body: dict[str, Any]) -> datetime:

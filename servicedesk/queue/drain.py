@@ -29,7 +29,6 @@ from servicedesk.queue.target import Target
 
 PAUSE = Backoff(base_seconds=0.1, cap_seconds=2.0)
 PROBE_TICK_SECONDS = 0.05
-COUNTED_ROWS = 10_000
 NOT_ASKED = "not asked yet"
 
 
@@ -279,8 +278,7 @@ class Drain:
                 for row in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
                         self._ledger.free(row.bucket, row.key)
-        floors = {each.number: each.floor for each in ours}
-        unread = await self._store.count_unread(floors, COUNTED_ROWS)
+        unread = await self._reading.count_unread()
         self._metrics.show_waiting(self._lines, self._parking, unread)
 
     async def _probe(self, sending: Sending) -> None:

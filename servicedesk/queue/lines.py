@@ -69,6 +69,10 @@ class Bucket:
             return []
         return [row_id for row_id in self.known if self.safe_floor < row_id <= self.floor]
 
+    def count_known_above(self, floor: int) -> int:
+        """Rows in memory with higher ids."""
+        return sum(row_id > floor for row_id in self.known.difference(self.retired))
+
 
 @dataclass(slots=True)
 class Line:

@@ -6,6 +6,7 @@ between that floor and a safe floor below which nothing can still appear: a row 
 without the earlier ones of its key.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from servicedesk.queue.lines import Bucket, Lane, Lines
@@ -13,6 +14,8 @@ from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
+
+COUNTED_ROWS = 10_000
 
 
 class Reading:
@@ -75,16 +78,25 @@ class Reading:
         epochs = {bucket.number: bucket.epoch for bucket in ours}
         spans = [bucket.begin_read() for bucket in ours]
         settled = self._horizon.settled_id
+        most, keys, receivers = (
+            self._rows_each(len(ours)),
+            self._parking.waiting_keys(),
+            self._aside(),
+        )
         rows = await self._store.read(
             spans,
-            self._rows_each(len(ours)),
+            most,
             known=[row_id for bucket in ours for row_id in bucket.known_above_safe_floor()],
-            without_keys=self._parking.waiting_keys(),
-            without_receivers=self._aside(),
+            without_keys=keys,
+            without_receivers=receivers,
         )
         still = [b for b in ours if b.is_ours and b.epoch == epochs[b.number]]
         self._take(rows, {bucket.number: bucket for bucket in still})
+        counts = Counter(row.bucket for row in rows) if keys or receivers else None
         for bucket in still:
+            if counts is not None and counts[bucket.number] < most:
+                # All that is left above the floor was passed over, and has other floors.
+                bucket.floor = max(bucket.floor, settled)
             bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
         return bool(rows)
 
@@ -155,6 +167,17 @@ class Reading:
         """Every row that was visible at the last read is in memory, parked or deleted."""
         ours = self._ours()
         return bool(ours) and any(b.floor for b in ours) and not self.wants_look
+
+    async def count_unread(self) -> int:
+        """Rows that are in the table and not in memory; at most `COUNTED_ROWS` a bucket."""
+        floors = {bucket.number: bucket.floor for bucket in self._ours()}
+        for lane in self._lines.lanes.values():
+            if lane.aside is not None:
+                for number, floor in floors.items():
+                    floors[number] = min(floor, lane.aside.get(number, 0))
+        buckets = self._lines.buckets
+        known = sum(buckets[number].count_known_above(floor) for number, floor in floors.items())
+        return max(0, await self._store.count_unread(floors, COUNTED_ROWS) - known)
 
     async def raise_horizon(self) -> None:
         """Find out up to which id no row can still appear."""

@@ -58,8 +58,9 @@ class Span:
     floor: int
 
 
-def queue_key(aggregate_id: UUID, receiver: str = "") -> str:
-    """The key that order is kept for: the ticket, in deliveries the receiver and the ticket."""
+def queue_key(aggregate_id: UUID | str, receiver: str = "") -> str:
+    """The key that order is kept for: the ticket, in deliveries the receiver and the ticket. A
+    ticket's text is in lower case."""
     return f"{receiver}/{aggregate_id}" if receiver else str(aggregate_id)
 
 

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, Message, Producer
 
 from notifyd.config import KafkaSettings
 from notifyd.dead_letters import DeadLetterProducer, DeadLetters
-from notifyd.record import Record
+from notifyd.record import Record, Rest
 from servicedesk.database import create_pool
 from servicedesk.event import Event, envelope, kafka_headers
 from servicedesk.logs import Log
@@ -70,15 +70,17 @@ def event(
 def record(
     found: Event | bytes, *, topic: str = "tickets.events", partition: int = 0, offset: int = 0
 ) -> Record:
-    is_event = isinstance(found, Event)
+    rest = Rest(
+        key=str(found.aggregate_id).encode() if isinstance(found, Event) else b"?",
+        timestamp_ms=1_772_368_200_000,
+        headers=kafka_headers(found) if isinstance(found, Event) else [],
+    )
     return Record(
         topic=topic,
         partition=partition,
         offset=offset,
-        timestamp_ms=1_772_368_200_000,
-        key=str(found.aggregate_id).encode() if isinstance(found, Event) else b"?",
         value=envelope(found) if isinstance(found, Event) else found,
-        headers=kafka_headers(found) if is_event and isinstance(found, Event) else [],
+        rest=lambda: rest,
     )
 
 

@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from deploy.local.kafka import Kafka
 from notifyd.dead_letters import DeadLetters
-from notifyd.intake import Intake, sort
+from notifyd.intake import Intake
 from notifyd.metrics import IngestMetrics
 from notifyd.notifications import Subscription, Subscriptions
-from notifyd.record import Record, read_arrival
+from notifyd.record import Record, Rest, delivery_headers, read_arrival
 from notifyd.store import InboxStore
 from servicedesk.backoff import Backoff
 from servicedesk.event import MalformedEventError
@@ -77,8 +77,8 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     bad = record("не JSON".encode(), topic=unique_name, partition=3, offset=1)
 
     async def act(intake: Intake, registry: CollectorRegistry) -> list[float | None]:
-        assert await intake.take_in(sort([good[0], bad, good[1]])) == 2
-        assert await intake.take_in(sort([good[0]])) == 0
+        assert await intake.take_in(intake.prepare([good[0], bad, good[1]])) == 2
+        assert await intake.take_in(intake.prepare([good[0]])) == 0
         return [counted(registry, name) for name in ("ingested", "duplicates", "malformed")]
 
     found = with_intake(database_url, kafka_brokers, unique_name, act)
@@ -102,8 +102,9 @@ def test_malformed_records_go_to_the_dead_letter_topic_alone(
     "value", [None, b"", b"nonsense", f"{TRACEPARENT}-\r".encode(), f"{TRACEPARENT}-я".encode()]
 )
 def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> None:
-    arrival = read_arrival(record(event(uuid4()))._replace(headers=[("traceparent", value)]))
-    assert orjson.loads(arrival.headers)["traceparent"] is None
+    rest = Rest(key=None, timestamp_ms=-1, headers=[("traceparent", value)])
+    arrival = read_arrival(record(event(uuid4()))._replace(rest=lambda: rest))
+    assert orjson.loads(delivery_headers(arrival))["traceparent"] is None
 
 
 @pytest.mark.parametrize(
@@ -119,12 +120,11 @@ def test_malformed_trace_is_left_out_and_costs_no_event(value: bytes | None) -> 
 def test_every_kind_of_garbage_is_told_apart(
     database_url: str, kafka_brokers: str, unique_name: str, value: bytes | None, reason: str
 ) -> None:
-    garbage = Record(
-        topic=unique_name, partition=0, offset=0, timestamp_ms=-1, key=None, value=value, headers=[]
-    )
+    rest = Rest(key=None, timestamp_ms=-1, headers=[])
+    garbage = Record(unique_name, 0, 0, value, lambda: rest)
 
     async def act(intake: Intake, registry: CollectorRegistry) -> int:
-        return await intake.take_in(sort([garbage]))
+        return await intake.take_in(intake.prepare([garbage]))
 
     assert with_intake(database_url, kafka_brokers, unique_name, act) == 0
     [dead] = read_topic(kafka_brokers, f"{unique_name}.dlq", f"{unique_name}-dlq", 1)
@@ -139,7 +139,7 @@ def test_event_that_the_database_refuses_is_singled_out(
     batch.insert(6, record(event(uuid4(), event_type="ticket.poison"), offset=99))
 
     async def act(intake: Intake, registry: CollectorRegistry) -> int:
-        return await intake.take_in(sort(batch))
+        return await intake.take_in(intake.prepare(batch))
 
     assert with_intake(database_url, kafka_brokers, unique_name, act) == 9
     assert fetch(database_url, "SELECT count(*) FROM inbox") == [(9,)]
@@ -153,7 +153,7 @@ def test_lost_connections_and_missing_tables_are_waited_for(
 ) -> None:
     async def act(intake: Intake, registry: CollectorRegistry) -> None:
         execute(database_url, "ALTER TABLE delivery RENAME TO hidden")
-        taking = asyncio.create_task(intake.take_in(sort([record(event(uuid4()))])))
+        taking = asyncio.create_task(intake.take_in(intake.prepare([record(event(uuid4()))])))
         while intake.readiness()["database"] == "ok":
             await asyncio.sleep(0.01)
         assert intake.readiness()["database"] == "away: UndefinedTable"
@@ -166,7 +166,7 @@ def test_lost_connections_and_missing_tables_are_waited_for(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
-        assert await intake.take_in(sort([record(event(uuid4()))])) == 1
+        assert await intake.take_in(intake.prepare([record(event(uuid4()))])) == 1
 
     with_intake(database_url, kafka_brokers, unique_name, act)
     assert fetch(database_url, "SELECT count(*) FROM delivery") == [(2,)]
@@ -179,9 +179,9 @@ def test_malformed_record_waits_for_the_dead_letter_topic(
 
     async def act(intake: Intake, registry: CollectorRegistry) -> None:
         # Once, so that the topic and its leader are known.
-        await intake.take_in(sort([record(b"first", topic=unique_name)]))
+        await intake.take_in(intake.prepare([record(b"first", topic=unique_name)]))
         own_kafka.down()
-        taking = asyncio.create_task(intake.take_in(sort(batch)))
+        taking = asyncio.create_task(intake.take_in(intake.prepare(batch)))
         while intake.readiness()["dead_letters"] == "ok":
             assert not taking.done()
             await asyncio.sleep(0.01)

@@ -9,7 +9,7 @@ import pytest
 
 from notifyd.notifications import Subscription, Subscriptions
 from notifyd.record import Record, read_arrival
-from notifyd.store import InboxStore, Ingested
+from notifyd.store import InboxStore, Ingested, Packed
 from servicedesk.bucket import bucket_of
 from servicedesk.database import SchemaError
 from servicedesk.queue.statements import Pool
@@ -20,12 +20,16 @@ EVERYTHING = Subscriptions(
 )
 
 
+def packed(store: InboxStore, records: Sequence[Record]) -> Packed:
+    return store.pack([read_arrival(each) for each in records])
+
+
 def ingest(
     url: str, batches: Sequence[Sequence[Record]], subscriptions: Subscriptions = EVERYTHING
 ) -> list[Ingested]:
     async def act(pool: Pool) -> list[Ingested]:
         store = InboxStore(pool, subscriptions)
-        found = [await store.ingest([read_arrival(each) for each in batch]) for batch in batches]
+        found = [await store.ingest(packed(store, batch)) for batch in batches]
         await store.close()
         return found
 
@@ -33,9 +37,9 @@ def ingest(
 
 
 def test_new_event_gets_a_delivery_for_each_receiver(database_url: str) -> None:
-    one = record(event(uuid4()), partition=2, offset=7)
+    sent = event(uuid4())
+    one = record(sent, partition=2, offset=7)
     assert ingest(database_url, [[one]]) == [Ingested(fresh=1, deliveries=2)]
-    arrival = read_arrival(one)
     rows = fetch(
         database_url,
         "SELECT receiver, aggregate_id, sequence, event_id, event_type, headers, payload, bucket"
@@ -43,13 +47,30 @@ def test_new_event_gets_a_delivery_for_each_receiver(database_url: str) -> None:
     )
     assert [row[0] for row in rows] == ["log", "webhook"]
     for row in rows:
-        assert row[1:5] == (arrival.aggregate_id, 1, arrival.event_id, "ticket.created")
+        assert row[1:5] == (sent.aggregate_id, 1, sent.event_id, "ticket.created")
         assert '"offset":7' in row[5]
-        assert row[6] == arrival.envelope
+        assert row[6] == (one.value or b"").decode()
         assert TITLE in row[6]
-        assert row[7] == bucket_of(f"{row[0]}/{arrival.aggregate_id}")
+        assert row[7] == bucket_of(f"{row[0]}/{sent.aggregate_id}")
     assert fetch(database_url, 'SELECT event_id, topic, partition, "offset" FROM inbox') == [
-        (arrival.event_id, "tickets.events", 2, 7)
+        (sent.event_id, "tickets.events", 2, 7)
+    ]
+
+
+def test_ids_in_upper_case_are_the_same_ids(database_url: str) -> None:
+    sent = event(uuid4())
+    known = record(sent)
+    shouted = (known.value or b"").replace(
+        str(sent.aggregate_id).encode(), str(sent.aggregate_id).upper().encode()
+    )
+    assert shouted != known.value
+    to_one = Subscriptions([Subscription(receiver="webhook", event_types=("*",))])
+    assert ingest(database_url, [[known._replace(value=shouted)], [known]], to_one) == [
+        Ingested(fresh=1, deliveries=1),
+        Ingested(fresh=0, deliveries=0),
+    ]
+    assert fetch(database_url, "SELECT aggregate_id, bucket FROM delivery") == [
+        (sent.aggregate_id, bucket_of(f"webhook/{sent.aggregate_id}"))
     ]
 
 
@@ -120,7 +141,7 @@ def test_two_consumers_with_the_same_records_wait_instead_of_deadlocking(
                 (middle, "t"),
             )
             tasks = [
-                asyncio.create_task(store.ingest([read_arrival(each) for each in batch]))
+                asyncio.create_task(store.ingest(packed(store, batch)))
                 for store, batch in zip(stores, batches, strict=True)
             ]
             while await asyncio.to_thread(fetch, database_url, both_wait) != [(2,)]:
