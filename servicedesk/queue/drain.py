@@ -13,6 +13,7 @@ from typing import Any
 from servicedesk.backoff import Backoff
 from servicedesk.database import AWAY
 from servicedesk.logs import Log
+from servicedesk.queue.backlog import Backlog
 from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.lease_store import Lease, LeaseStore
 from servicedesk.queue.leases import Leases
@@ -75,6 +76,7 @@ class Drain:
         self._reading = Reading(
             store=store, lines=self._lines, parking=self._parking, settings=settings
         )
+        self._backlog = Backlog(store, self._lines, every_seconds=settings.refresh_seconds)
         self._wake = asyncio.Event()
         self._database_error: str | None = NOT_ASKED
         self._look_at = 0.0
@@ -138,6 +140,7 @@ class Drain:
 
                 sending = self._create_sending(spawn)
                 reading = spawn(self._read(sending))
+                spawn(self._backlog.run())
                 for work in (self._ledger.run(), self._keep_leases(), self._probe(sending)):
                     spawn(work)
                 await stop.wait()
@@ -278,8 +281,7 @@ class Drain:
                 for row in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
                         self._ledger.free(row.bucket, row.key)
-        unread = await self._reading.count_unread()
-        self._metrics.show_waiting(self._lines, self._parking, unread)
+        self._metrics.show_waiting(self._lines, self._parking, self._backlog.unread)
 
     async def _probe(self, sending: Sending) -> None:
         while True:

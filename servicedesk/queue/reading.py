@@ -15,8 +15,6 @@ from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
 
-COUNTED_ROWS = 10_000
-
 
 class Reading:
     """All of it runs in one task, so floors never change under a read."""
@@ -167,17 +165,6 @@ class Reading:
         """Every row that was visible at the last read is in memory, parked or deleted."""
         ours = self._ours()
         return bool(ours) and any(b.floor for b in ours) and not self.wants_look
-
-    async def count_unread(self) -> int:
-        """Rows that are in the table and not in memory; at most `COUNTED_ROWS` a bucket."""
-        floors = {bucket.number: bucket.floor for bucket in self._ours()}
-        for lane in self._lines.lanes.values():
-            if lane.aside is not None:
-                for number, floor in floors.items():
-                    floors[number] = min(floor, lane.aside.get(number, 0))
-        buckets = self._lines.buckets
-        known = sum(buckets[number].count_known_above(floor) for number, floor in floors.items())
-        return max(0, await self._store.count_unread(floors, COUNTED_ROWS) - known)
 
     async def raise_horizon(self) -> None:
         """Find out up to which id no row can still appear."""
