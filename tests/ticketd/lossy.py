@@ -1,6 +1,7 @@
 """Networks with faults: a TCP proxy in front of PostgreSQL."""
 
 import asyncio
+import contextlib
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -26,20 +27,20 @@ class LossyProxy:
         server_reader, server_writer = await asyncio.open_connection(*self._target)
         cut = asyncio.Event()
         answers = asyncio.create_task(self._answers(server_reader, writer, cut))
-        while data := await reader.read(CHUNK_BYTES):
+        async for data in _pieces(reader):
             if self._marker in data and self.losses:
                 self.losses -= 1
                 cut.set()
             server_writer.write(data)
         server_writer.close()
         await answers
-        await server_writer.wait_closed()
-        await writer.wait_closed()
+        await _closed(server_writer)
+        await _closed(writer)
 
     async def _answers(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, cut: asyncio.Event
     ) -> None:
-        while data := await reader.read(CHUNK_BYTES):
+        async for data in _pieces(reader):
             # An answer exists, so the commit is done.
             if cut.is_set():
                 break
@@ -66,11 +67,10 @@ class SilentProxy:
         await asyncio.gather(self._pass(reader, server_writer), self._pass(server_reader, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(CHUNK_BYTES):
+        async for data in _pieces(reader):
             if not self._silence.is_set():
                 writer.write(data)
-        writer.close()
-        await writer.wait_closed()
+        await _closed(writer)
 
     def close(self) -> None:
         """Cut whatever a side still holds open."""
@@ -112,6 +112,20 @@ async def mute(url: str, marker: bytes) -> AsyncIterator[str]:
         yield _through(url, server)
     await asyncio.gather(*proxy.connections)
     assert proxy.losses < sys.maxsize, "nothing was lost, so nothing was tried"
+
+
+async def _pieces(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """What comes until the end. A process that is killed with something unread resets its
+    connections, which is an end as well."""
+    with contextlib.suppress(ConnectionError):
+        while data := await reader.read(CHUNK_BYTES):
+            yield data
+
+
+async def _closed(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
 
 
 def _address(url: str) -> tuple[str, int]:
