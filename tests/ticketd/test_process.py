@@ -35,6 +35,13 @@ def workers(daemon: Daemon) -> list[psutil.Process]:
     return found
 
 
+def listens(worker: psutil.Process) -> bool:
+    """A worker has a listening socket of its own once it answers requests."""
+    with suppress(psutil.NoSuchProcess):
+        return any(each.status == psutil.CONN_LISTEN for each in worker.net_connections("tcp"))
+    return False
+
+
 def sample(metrics: str, name: str) -> float:
     """The sum over all label values."""
     found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
@@ -130,7 +137,7 @@ def test_worker_that_cannot_be_started_is_tried_again_and_the_other_goes_on(
         "ticketd", {"DATABASE_URL": database_url, "TICKETD_WORKERS": "2"}
     ).wait_ready()
     main = psutil.Process(daemon.pid)
-    wait_until(lambda: len(workers(daemon)) == 2, 5, "second worker")
+    wait_until(lambda: sum(map(listens, workers(daemon))) == 2, 10, "second worker that listens")
     limits = main.rlimit(psutil.RLIMIT_NOFILE)
     main.rlimit(psutil.RLIMIT_NOFILE, (main.num_fds(), limits[1]))
     workers(daemon)[0].kill()
