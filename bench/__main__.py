@@ -82,7 +82,7 @@ def measure(settings: Settings, folder: Path, progress: Progress) -> Result:
             valkey.wait_ready()
         if distance is not None:
             distance.start()
-        make_template(server, settings.tickets, ids)
+        make_template(server, settings.tickets, ids, settings.description)
         run = Run(
             settings=settings,
             server=server,

@@ -1,7 +1,10 @@
-"""What a sample needs from a Prometheus text: rows per statement, from the batch histograms."""
+"""What a sample needs from a Prometheus text: rows per statement, and the share of cache hits."""
 
 import re
 
+CACHE_READS = re.compile(
+    r'^ticketd_cache_reads_total{outcome="(\w+)"} ([0-9.eE+-]+)$', re.MULTILINE
+)
 SAMPLE = re.compile(r"^([a-z_:]+)_(sum|count)(\{[^}]*\})? ([0-9.eE+-]+)$", re.MULTILINE)
 
 
@@ -15,6 +18,14 @@ def batches(before: str, after: str) -> dict[str, float]:
         if count > old_count:
             found[name] = round((total - old_total) / (count - old_count), 3)
     return found
+
+
+def hit_share(before: str, after: str) -> float | None:
+    """Of the reads that asked the cache between two texts, how many it answered; None without."""
+    earlier, later = dict(CACHE_READS.findall(before)), dict(CACHE_READS.findall(after))
+    asked = {key: float(value) - float(earlier.get(key, 0)) for key, value in later.items()}
+    total = sum(asked.values())
+    return round(asked.get("hit", 0.0) / total, 3) if total else None
 
 
 def _totals(text: str) -> dict[str, tuple[float, float]]:

@@ -219,13 +219,19 @@ def _table(result: Result, scenarios: Sequence[str]) -> str:
             errors = sum(sum(sample.figures.errors.values()) for sample in samples)
             dropped = sum(sample.figures.dropped for sample in samples)
             cells = [
-                scenario, contestant, "" if offered is None else number_text(offered),
+                scenario, contestant + _hits(samples),
+                "" if offered is None else number_text(offered),
                 _whole(_rate(samples)), *latencies, f"{errors:,}", f"{dropped:,}",
                 *(_short(_cpu(samples, part)) for part in ("service", "database", "generator")),
                 ", ".join(sorted({sample.figures.generator for sample in samples})),
             ]  # fmt: skip
             rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
+
+
+def _hits(samples: Sequence[Sample]) -> str:
+    shares = [sample.cache_hits for sample in samples if sample.cache_hits is not None]
+    return f", {spread_of(shares).median:.0%} hits" if shares else ""
 
 
 def _facts(result: Result) -> str:

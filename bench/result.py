@@ -54,6 +54,7 @@ class Sample:
     `cpu_us` is CPU microseconds per answered request by process (service, database, generator);
     `others_cpu` the share of the machine that processes outside of the run used. `batches` is
     rows per statement by the histogram's name. `outbox` is rows and the age of the oldest.
+    `cache_hits` is the share of reads that the cache answered.
     """
 
     scenario: str
@@ -65,6 +66,7 @@ class Sample:
     memory_mb: Mapping[str, float]
     batches: Mapping[str, float] = field(default_factory=dict)
     outbox: Mapping[str, float] = field(default_factory=dict)
+    cache_hits: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

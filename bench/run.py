@@ -16,7 +16,7 @@ from bench.accounting import Accounts
 from bench.agreement import Answers, answers_of, require_agreement
 from bench.capacity import Target, Wrk
 from bench.contestants import Distance, LeftOutError, Service
-from bench.exposition import batches
+from bench.exposition import batches, hit_share
 from bench.open_load import OpenLoad
 from bench.pgbench import RANDOM_ID, Pgbench, create_script, transaction_script
 from bench.result import Figures, Sample
@@ -207,6 +207,7 @@ class Run:
         if name == "create":
             self._capacities.setdefault(entrant.name, []).append(figures.rate)
         self._say(f"{name}, round {number}: {entrant.name}: {figures.rate:,.0f}/s")
+        told = service.metrics() if service else ""
         return Sample(
             scenario=name,
             contestant=entrant.name,
@@ -218,8 +219,9 @@ class Run:
             },
             others_cpu=round(max(others, 0.0), 3),
             memory_mb=self._memory(pids),
-            batches=batches(metrics, service.metrics()) if service else {},
+            batches=batches(metrics, told),
             outbox=outbox_lag(entrant.database_url) if scenario.writes else {},
+            cache_hits=hit_share(metrics, told),
         )
 
     def _prepare(self, scenario: Scenario, entrant: Entrant) -> None:

@@ -28,7 +28,7 @@ COLUMNS = (
 )
 
 
-def seed_rows(count: int) -> Iterator[tuple[Any, ...]]:
+def seed_rows(count: int, description: str = DESCRIPTION) -> Iterator[tuple[Any, ...]]:
     """Rows of tickets in the order of COLUMNS, the same at every call."""
     chance = random.Random(7)
     for number in range(count):
@@ -44,17 +44,29 @@ def seed_rows(count: int) -> Iterator[tuple[Any, ...]]:
         requester = chance.choice(PEOPLE)
         version = 1 + STATUSES.index(status)
         yield (
-            identifier, title, DESCRIPTION, status, priority, requester, assignee, version,
+            identifier, title, description, status, priority, requester, assignee, version,
             created, created, closed,
         )  # fmt: skip
 
 
-def make_template(server: Postgres, count: int, ids: Path) -> None:
+def description_of(size: int) -> str:
+    """A description of about so many bytes of UTF-8, which does not compress to nothing."""
+    chance = random.Random(11)
+    words = DESCRIPTION.split()
+    found: list[str] = []
+    length = 0
+    while length < size:
+        found.append(f"{chance.choice(words)}{chance.randrange(1_000_000)}")
+        length += len(found[-1].encode()) + 1
+    return " ".join(found)
+
+
+def make_template(server: Postgres, count: int, ids: Path, description: str) -> None:
     """A migrated database with the tickets and a copy of them; writes the ids to a file."""
     with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {TEMPLATE}")
     migrate(server.url(TEMPLATE), read_migrations(MIGRATIONS), report=lambda line: None)
-    rows = list(seed_rows(count))
+    rows = list(seed_rows(count, description))
     with psycopg.connect(server.url(TEMPLATE)) as connection:
         connection.execute("CREATE TABLE bench_seed (LIKE tickets)")
         with connection.cursor().copy(f"COPY bench_seed ({COLUMNS}) FROM STDIN") as copy:

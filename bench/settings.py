@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.contestants import LeftOutError, Variant, base_of
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
+from bench.seed import DESCRIPTION, description_of
 
 PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
 # As the value of a variant's REDIS_URL, the Redis of the run.
@@ -36,6 +37,7 @@ class Settings:
     peers: tuple[str, ...]
     fastapi_workers: int
     tickets: int
+    description_bytes: int | None
     wrk_threads: int
     jobs: int
     shares: tuple[float, ...]
@@ -45,6 +47,12 @@ class Settings:
     generator: str
     open_connections: int
     results: Path | None
+
+    @property
+    def description(self) -> str:
+        """Of every ticket that is there at the start."""
+        size = self.description_bytes
+        return DESCRIPTION if size is None else description_of(size)
 
 
 def parse_settings(arguments: Sequence[str]) -> Settings:
@@ -61,6 +69,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         peers=found.peers,
         fastapi_workers=found.fastapi_workers,
         tickets=found.tickets,
+        description_bytes=found.description_bytes,
         wrk_threads=found.wrk_threads,
         jobs=found.jobs,
         shares=found.shares,
@@ -134,6 +143,7 @@ def _parser() -> argparse.ArgumentParser:
         default=100_000,
         help="in the table before each sample; 100,000",
     )
+    add("--description-bytes", type=count_argument, default=None, help="of a ticket; about 350")
     add("--wrk-threads", type=count_argument, default=1, help="1")
     add("--jobs", type=count_argument, default=2, help="threads of pgbench; 2")
     add("--shares", type=_shares, default=(0.25, 0.5, 0.75, 0.9), help="0.25,0.5,0.75,0.9")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from bench.capacity import GeneratorError, parse_wrk, run_bounded
-from bench.exposition import batches
+from bench.exposition import batches, hit_share
 from bench.open_load import parse_open
 from bench.pgbench import CREATE_VALUES, create_script, parse_pgbench
 from ticketd.batches import CREATE
@@ -77,3 +77,14 @@ def test_batches_are_the_mean_since_the_text_before() -> None:
 def test_generator_that_fails_is_told_with_its_last_words() -> None:
     with pytest.raises(GeneratorError, match=r"exit code 3: no luck"):
         run_bounded(["sh", "-c", "echo no luck >&2; exit 3"], {"PATH": "/usr/bin:/bin"}, 10)
+
+
+def test_share_of_hits_is_of_the_reads_since_the_text_before() -> None:
+    before = 'ticketd_cache_reads_total{outcome="hit"} 5.0\n'
+    after = (
+        'ticketd_cache_reads_total{outcome="hit"} 35.0\n'
+        'ticketd_cache_reads_total{outcome="miss"} 8.0\n'
+        'ticketd_cache_reads_total{outcome="bypass"} 2.0\n'
+    )
+    assert hit_share(before, after) == 0.75
+    assert hit_share(after, after) is None

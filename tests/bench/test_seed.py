@@ -1,10 +1,11 @@
 """The rows that every contestant starts from."""
 
+import zlib
 from itertools import pairwise
 
 import psycopg
 
-from bench.seed import COLUMNS, restore, seed_rows
+from bench.seed import COLUMNS, description_of, restore, seed_rows
 from ticketd.identifiers import moment_of
 
 
@@ -31,3 +32,9 @@ def test_restore_brings_back_exactly_the_seed(database_url: str) -> None:
     assert [row[0] for row in found] == [row[0] for row in rows]
     assert {row[1] for row in found} == {row[1] for row in rows}
     assert outbox == (0,)
+
+
+def test_description_is_as_long_as_it_was_asked_for_and_compresses_little() -> None:
+    text = description_of(8_192).encode()
+    assert 8_192 <= len(text) + 1 < 8_250
+    assert len(zlib.compress(text)) > len(text) / 4
