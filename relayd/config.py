@@ -74,14 +74,12 @@ class Config:
                 "RELAYD_MESSAGE_MAX_BYTES", 1_000_000, minimum=1_000, maximum=1_000_000_000
             ),
             delivery_seconds=read.seconds("RELAYD_DELIVERY_TIMEOUT", 5, minimum=0.1, maximum=300),
-            linger_seconds=read.seconds("RELAYD_LINGER", 0.02, maximum=1),
+            linger_seconds=read.seconds("RELAYD_LINGER", 0.005, maximum=1),
             topic_partitions=read.integer("RELAYD_TOPIC_PARTITIONS", 12, minimum=1, maximum=10_000),
             topic_replication=_replication(read),
             lease_seconds=read.seconds("RELAYD_LEASE", 15, minimum=3, maximum=600),
-            batch_rows=read.integer("RELAYD_BATCH_SIZE", 8_192, minimum=1, maximum=100_000),
-            max_in_flight=read.integer(
-                "RELAYD_MAX_IN_FLIGHT", 16_384, minimum=1, maximum=1_000_000
-            ),
+            batch_rows=read.integer("RELAYD_BATCH_SIZE", 2_048, minimum=1, maximum=100_000),
+            max_in_flight=read.integer("RELAYD_MAX_IN_FLIGHT", 4_096, minimum=1, maximum=1_000_000),
             max_attempts=read.integer("RELAYD_MAX_ATTEMPTS", 10, minimum=1, maximum=1_000),
             retry_base_seconds=read.seconds("RELAYD_RETRY_BASE", 0.5),
             retry_cap_seconds=read.seconds("RELAYD_RETRY_CAP", 60),

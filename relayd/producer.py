@@ -24,6 +24,9 @@ IDLE_POLL_SECONDS = 0.25
 # Small against what a topic accepts: a broker that refuses a batch refuses all rows in it, and each
 # has to be sent again alone.
 BATCH_BYTES = 131_072
+# A broker takes the requests of a connection one by one anyway. What would stand in line there
+# gathers here instead, so batches grow with the load and a lone record does not wait.
+REQUESTS_UNDER_WAY = 1
 QUEUE_KIBIBYTES = 262_144
 LEAST_SOCKET_MS = 2_000
 CLOSE_SECONDS = 1.0
@@ -61,6 +64,7 @@ class ProducerSettings:
             "request.timeout.ms": delivery_ms,
             # Nor may a connection that has fallen silent hold up metadata or the producer's id.
             "socket.timeout.ms": max(LEAST_SOCKET_MS, delivery_ms),
+            "max.in.flight.requests.per.connection": REQUESTS_UNDER_WAY,
             "linger.ms": self.linger_seconds * 1000,
             "batch.size": BATCH_BYTES,
             "batch.num.messages": self.batch_messages,
