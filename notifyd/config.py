@@ -20,7 +20,7 @@ DAY_SECONDS = 86_400.0
 # With what a channel may take beyond its time-out this stays below half of the lease.
 LEASE_SHARE = 0.4
 
-BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
+BROKERS = "localhost:9092"
 EVENT_TYPE = re.compile(r"\*|[A-Za-z0-9_.-]{1,100}")
 
 
@@ -145,7 +145,7 @@ def read_kafka(env: Environment) -> KafkaSettings:
     if topic == dlq_topic:
         raise SettingError("KAFKA_DLQ_TOPIC", f"is {topic!r}, which is KAFKA_TOPIC; name another")
     return KafkaSettings(
-        brokers=_brokers(env),
+        brokers=env.kafka_brokers("KAFKA_BROKERS") or BROKERS,
         topic=topic,
         dlq_topic=dlq_topic,
         group_id=env.kafka_name("KAFKA_GROUP_ID", "notifyd"),
@@ -153,16 +153,6 @@ def read_kafka(env: Environment) -> KafkaSettings:
         fetch_wait_ms=_milliseconds(env, "NOTIFYD_FETCH_WAIT", 0.05, minimum=0.001, maximum=5.0),
         session_ms=_milliseconds(env, "NOTIFYD_SESSION_TIMEOUT", 10.0, minimum=1.0, maximum=300.0),
     )
-
-
-def _brokers(env: Environment) -> str:
-    brokers = entries(env.text("KAFKA_BROKERS", "localhost:9092"))
-    wrong = next((each for each in brokers if not BROKER.fullmatch(each)), None)
-    if wrong is not None or not brokers:
-        raise SettingError(
-            "KAFKA_BROKERS", f"has {wrong!r}; it takes HOST:PORT, several joined by commas"
-        )
-    return ",".join(brokers)
 
 
 def _milliseconds(

@@ -1,6 +1,5 @@
 """relayd's settings, read once. A wrong one stops the start and names its variable."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,12 +11,12 @@ from servicedesk.mending.letter import LetterTopic
 
 Compression = Literal["lz4", "zstd"]
 
-BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:\d{1,5})?")
 # librdkafka looks for timed-out messages once a second.
 SCAN_SECONDS = 1.0
 # A row may wait for room in the producer's queue for this part of the delivery time-out.
 WAITING_SHARE = 0.25
 DAY_SECONDS = 86_400.0
+BROKERS = "localhost:9092"
 DATABASE_EXAMPLE = "postgresql://user:password@localhost:5432/servicedesk"
 
 
@@ -65,7 +64,7 @@ class Config:
             metrics_address=read.address("METRICS_ADDR", "127.0.0.1:9090"),
             database_url=database_url(read),
             shutdown_seconds=read.seconds("SHUTDOWN_TIMEOUT", 10, minimum=0.1, maximum=3600),
-            kafka_brokers=_brokers(read),
+            kafka_brokers=read.kafka_brokers("KAFKA_BROKERS") or BROKERS,
             kafka_topic=read.kafka_name("KAFKA_TOPIC", "tickets.events"),
             kafka_dlq_topic=read.kafka_name("KAFKA_DLQ_TOPIC", "tickets.events.dlq"),
             kafka_client_id=read.text("KAFKA_CLIENT_ID", "relayd"),
@@ -106,21 +105,11 @@ def database_url(read: Environment) -> str:
 def letter_topic(read: Environment) -> LetterTopic:
     """Where the dead letters are, for the mending commands. Raises SettingError."""
     return LetterTopic(
-        brokers=_brokers(read),
+        brokers=read.kafka_brokers("KAFKA_BROKERS") or BROKERS,
         client_id=read.text("KAFKA_CLIENT_ID", "relayd"),
         topic=read.kafka_name("KAFKA_DLQ_TOPIC", "tickets.events.dlq"),
         read=read_dead_letter,
     )
-
-
-def _brokers(read: Environment) -> str:
-    brokers = [part.strip() for part in read.text("KAFKA_BROKERS", "localhost:9092").split(",")]
-    for broker in brokers:
-        if not BROKER.fullmatch(broker):
-            raise SettingError(
-                "KAFKA_BROKERS", f"has {broker!r}; it takes HOST:PORT, several joined by commas"
-            )
-    return ",".join(brokers)
 
 
 def _replication(read: Environment) -> int | None:

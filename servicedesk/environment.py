@@ -19,6 +19,7 @@ DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h)", re.ASCII)
 UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 # Kafka refuses the two names that are paths.
 KAFKA_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}", re.ASCII)
 HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?")
 # These URLs may leave the host out (the server then listens on a socket file of this machine), and
 # may name several. Source: libpq, chapter 34.1.1.3 (specifying multiple hosts).
@@ -179,6 +180,19 @@ class Environment:
                 f"is {value!r}; it takes up to 249 letters, digits, dots, dashes and underscores",
             )
         return value
+
+    def kafka_brokers(self, name: str) -> str | None:
+        """HOST:PORT, several joined by commas, without the spaces between them."""
+        value = self.optional(name)
+        if value is None:
+            return None
+        brokers = [broker.strip() for broker in value.split(",")]
+        for broker in brokers:
+            if not BROKER.fullmatch(broker):
+                raise SettingError(
+                    name, f"has {broker!r}; it takes HOST:PORT, several joined by commas"
+                )
+        return ",".join(brokers)
 
 
 def _has_host(value: str) -> bool:

@@ -1,7 +1,6 @@
 """The local stack's settings, read once. What the user sets wins; a service the user brings is
 used and not started."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -12,7 +11,6 @@ from servicedesk.environment import Address, Environment, SettingError
 
 DAEMONS = ("ticketd", "relayd", "notifyd")
 METRICS_DEFAULTS = {"ticketd": 9089, "relayd": 9090, "notifyd": 9091}
-BROKER = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):\d{1,5}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +59,7 @@ class Config:
                 ("postgresql", "postgres"),
                 example="postgresql://user:password@localhost:5432/servicedesk",
             ),
-            kafka_brokers=_brokers(read),
+            kafka_brokers=read.kafka_brokers("KAFKA_BROKERS"),
             kafka=read.choice("KAFKA", "mock", ("mock", "apache")),
             kafka_nodes=int(read.choice("KAFKA_NODES", "1", ("1", "3"))),
             kafka_topic=read.kafka_name("KAFKA_TOPIC", "tickets.events"),
@@ -110,14 +108,3 @@ class Config:
                 "stack's own receiver does not speak; set an https URL of your own, or "
                 "NOTIFYD_CHANNELS=log",
             )
-
-
-def _brokers(read: Environment) -> str | None:
-    brokers = read.optional("KAFKA_BROKERS")
-    for broker in brokers.split(",") if brokers else ():
-        if not BROKER.fullmatch(broker.strip()):
-            raise SettingError(
-                "KAFKA_BROKERS",
-                f"has {broker.strip()!r}; it takes HOST:PORT, several joined by commas",
-            )
-    return brokers

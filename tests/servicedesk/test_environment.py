@@ -69,6 +69,10 @@ MALFORMED: list[tuple[str, Read, str]] = [
     ("заявки", lambda e: e.kafka_name("NAME", "x"), "letters, digits, dots"),
     ("..", lambda e: e.kafka_name("NAME", "x"), "letters, digits, dots"),
     ("x" * 250, lambda e: e.kafka_name("NAME", "x"), "up to 249"),
+    ("kafka", lambda e: e.kafka_brokers("NAME"), "HOST:PORT"),
+    ("kafka:9092,", lambda e: e.kafka_brokers("NAME"), "''; it takes HOST:PORT"),
+    ("kafka:9092,http://x:1", lambda e: e.kafka_brokers("NAME"), "'http://x:1'; it takes"),
+    ("kafka:٩٠٩٢", lambda e: e.kafka_brokers("NAME"), "HOST:PORT"),
     ("", lambda e: e.required("NAME", "a PostgreSQL URL"), "is not set; it takes a PostgreSQL URL"),
 ]
 
@@ -118,6 +122,7 @@ WELL_FORMED: list[tuple[str, Read, object]] = [
         )
     ),
     ("tickets.events_v2-a", lambda e: e.kafka_name("NAME", "x"), "tickets.events_v2-a"),
+    ("kafka-0:9092, [::1]:9092", lambda e: e.kafka_brokers("NAME"), "kafka-0:9092,[::1]:9092"),
     ("Анна", lambda e: e.text("NAME", "x"), "Анна"),
 ]
 
@@ -140,6 +145,7 @@ def test_empty_text_counts_as_not_set(value: str) -> None:
     assert environment.address("NAME", "[::]:80") == Address("::", 80)
     assert environment.url("NAME", ("http",), example="x") is None
     assert environment.kafka_name("NAME", "topic") == "topic"
+    assert environment.kafka_brokers("NAME") is None
 
 
 @pytest.mark.parametrize(
