@@ -42,7 +42,11 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
-def output_of(command: Sequence[str], environment: Mapping[str, str] | None = None) -> str | None:
+def output_of(
+    command: Sequence[str],
+    environment: Mapping[str, str] | None = None,
+    directory: Path = PROJECT,
+) -> str | None:
     """What a program says in a few seconds, also when it calls that a failure (wrk --version
     does); None when it is not there or says nothing."""
     try:
@@ -53,23 +57,26 @@ def output_of(command: Sequence[str], environment: Mapping[str, str] | None = No
             timeout=10,
             check=False,
             env=environment,
-            cwd=PROJECT,
+            cwd=directory,
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return (done.stdout or done.stderr).strip() or None
 
 
-def commit() -> tuple[str, bool]:
-    """The commit of this tree and whether it has changes; "unknown" outside of a repository."""
-    found = output_of(["git", "rev-parse", "HEAD"])
+def commit(project: Path = PROJECT) -> tuple[str, bool]:
+    """The commit of this tree and whether it has changes; "unknown" outside of a repository.
+    Results are no changes: a session writes them one by one."""
+    found = output_of(["git", "rev-parse", "HEAD"], directory=project)
     if found is None or len(found) != 40:
         return "unknown", True
     code = [
         "servicedesk", "ticketd", "relayd", "notifyd", "bench", "deploy", "sql", "requirements",
-        "setup.cfg",
+        "setup.cfg", ":(exclude)bench/results",
     ]  # fmt: skip
-    changes = output_of(["git", "status", "--porcelain", "--untracked-files=no", "--", *code])
+    changes = output_of(
+        ["git", "status", "--porcelain", "--untracked-files=no", "--", *code], directory=project
+    )
     return found, changes is not None
 
 
