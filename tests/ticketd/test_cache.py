@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import httpx
 import psycopg
@@ -110,12 +111,12 @@ def test_missing_ticket_is_not_remembered_as_missing(database_url: str, valkey_u
             with psycopg.connect(database_url) as connection:
                 connection.execute("CREATE TABLE apart AS SELECT * FROM tickets")
                 connection.execute("DELETE FROM tickets")
-            with_redis = f"/tickets/{other['id'][:-1]}0"
-            assert (await app.client.get(with_redis)).status_code == 404
+            missing = str(uuid4())
+            assert (await app.client.get(f"/tickets/{missing}")).status_code == 404
             with psycopg.connect(database_url) as connection:
-                connection.execute("UPDATE apart SET id = %s", (with_redis[9:],))
+                connection.execute("UPDATE apart SET id = %s", (missing,))
                 connection.execute("INSERT INTO tickets SELECT * FROM apart")
-            assert (await app.client.get(with_redis)).status_code == 200
+            assert (await app.client.get(f"/tickets/{missing}")).status_code == 200
 
     asyncio.run(act())
 
