@@ -21,6 +21,8 @@ EXAMPLES = """examples:
   python -m bench --commit before=HEAD~1 --scenarios create,read --label lanes
   python -m bench --peers fastapi,go,pgbench --scenarios create,read
 """
+# Of a description (sql/0001_tickets.sql).
+MOST_CHARACTERS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +59,13 @@ class Settings:
 
 def parse_settings(arguments: Sequence[str]) -> Settings:
     """Ends the process with exit code 2 and a line about a wrong argument."""
-    found = _parser().parse_args(arguments)
+    parser = _parser()
+    found = parser.parse_args(arguments)
+    if found.description_bytes and len(description_of(found.description_bytes)) > MOST_CHARACTERS:
+        parser.error(
+            f"--description-bytes: a description has at most {MOST_CHARACTERS:,} characters, which "
+            "is about 7,000 bytes"
+        )
     return Settings(
         scenarios=found.scenarios,
         rounds=found.rounds,

@@ -59,6 +59,7 @@ def test_every_variant_runs_with_every_number_of_workers() -> None:
         ["--variant", "a:TICKETD_LANES"],
         ["--commit", "old=--output=/tmp/x"],
         ["--label", "../x"],
+        ["--description-bytes", "8000"],
     ],
 )
 def test_wrong_argument_ends_with_code_two(
