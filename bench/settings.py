@@ -10,6 +10,7 @@ from bench.contestants import LeftOutError, Variant, base_of
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 from bench.seed import DESCRIPTION, description_of
+from ticketd.tickets import DESCRIPTION_CHARACTERS
 
 PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
 # As the value of a variant's REDIS_URL, the Redis of the run.
@@ -21,8 +22,6 @@ EXAMPLES = """examples:
   python -m bench --commit before=HEAD~1 --scenarios create,read --label lanes
   python -m bench --peers fastapi,go,pgbench --scenarios create,read
 """
-# Of a description (sql/0001_tickets.sql).
-MOST_CHARACTERS = 5_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +60,11 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
     """Ends the process with exit code 2 and a line about a wrong argument."""
     parser = _parser()
     found = parser.parse_args(arguments)
-    if found.description_bytes and len(description_of(found.description_bytes)) > MOST_CHARACTERS:
+    size = found.description_bytes
+    if size is not None and len(description_of(size)) > DESCRIPTION_CHARACTERS:
         parser.error(
-            f"--description-bytes: a description has at most {MOST_CHARACTERS:,} characters, which "
-            "is about 7,000 bytes"
+            f"argument --description-bytes: {size:,} bytes are more than the "
+            f"{DESCRIPTION_CHARACTERS:,} characters of a description; give fewer, such as 6000"
         )
     return Settings(
         scenarios=found.scenarios,
