@@ -7,7 +7,6 @@ producer turns out to be beyond repair (`failure`) and has to be replaced.
 import asyncio
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +29,6 @@ REQUESTS_UNDER_WAY = 1
 QUEUE_KIBIBYTES = 262_144
 LEAST_SOCKET_MS = 2_000
 CLOSE_SECONDS = 1.0
-
-Report = Callable[[KafkaError | None], None]
 
 GONE = KafkaError(KafkaError._PURGE_QUEUE)  # noqa: SLF001 - librdkafka's name for it
 
@@ -80,17 +77,28 @@ class ProducerSettings:
         }
 
 
-class UnderWay:
-    """A message that librdkafka has, and its delivery callback."""
+class Outgoing:
+    """A message and its delivery callback in one: each object more would be felt.
 
-    __slots__ = ("_producer", "report")
+    `report` gets None when the message is acknowledged, or the error. With None it runs inside of
+    librdkafka's poll, and must not produce.
+    """
 
-    def __init__(self, producer: "IdempotentProducer", report: Report) -> None:
-        self._producer = producer
-        self.report = report
+    __slots__ = ("producer",)
+
+    producer: "IdempotentProducer"
+
+    def report(self, error: KafkaError | None) -> None:
+        raise NotImplementedError
 
     def __call__(self, error: KafkaError | None, _message: Message) -> None:
-        self._producer.delivered(self, error)
+        producer = self.producer
+        if error is None and not producer.is_retired:
+            producer.has_delivered = True
+            producer.under_way.discard(self)
+            self.report(None)
+        else:
+            producer.failed(self, error)
 
 
 class IdempotentProducer:
@@ -101,9 +109,10 @@ class IdempotentProducer:
         self.failure: str | None = None
         self._notices = notices
         self._loop = asyncio.get_running_loop()
-        self._under_way: set[UnderWay] = set()
-        self._reported: list[tuple[Report, KafkaError | None]] = []
-        self._retired = False
+        self.has_delivered = False
+        self.under_way: set[Outgoing] = set()
+        self.is_retired = False
+        self._failed: list[tuple[Outgoing, KafkaError]] = []
         self._ending: threading.Thread | None = None
         # Any: the stubs want one type for all values of the mapping.
         configuration: dict[str, Any] = {
@@ -121,17 +130,17 @@ class IdempotentProducer:
         value: bytes,
         key: str,
         headers: Headers,
-        report: Report,
+        message: Outgoing,
         *,
         timestamp: float,
     ) -> None:
-        """Queue a message; `report` gets None when it is acknowledged, or the error. `timestamp` is
-        the record's, in seconds since the epoch.
+        """Queue a message; its `report` is called once. `timestamp` is the record's, in seconds
+        since the epoch.
 
         Raises BufferError when the queue is full, and KafkaException when librdkafka refuses the
         message; `report` is then not called.
         """
-        message = UnderWay(self, report)
+        message.producer = self
         try:
             self._producer.produce(
                 topic,
@@ -144,7 +153,7 @@ class IdempotentProducer:
         except KafkaException as error:
             self._note_failure(error.args[0])
             raise
-        self._under_way.add(message)
+        self.under_way.add(message)
         if self._idle:
             self._timer.cancel()
             self._idle = False
@@ -168,12 +177,12 @@ class IdempotentProducer:
     def retire(self) -> None:
         """Report everything under way as failed, and end the producer on a thread: that waits for
         librdkafka's own. Calling it again does nothing."""
-        if self._retired:
+        if self.is_retired:
             return
-        self._retired = True
+        self.is_retired = True
         self._timer.cancel()
         self._settle()
-        left, self._under_way = self._under_way, set()
+        left, self.under_way = self.under_way, set()
         self._ending = threading.Thread(
             target=_end, args=(self._producer,), name="kafka-end", daemon=True
         )
@@ -196,36 +205,35 @@ class IdempotentProducer:
         self._settle()
         if self.failure is not None:
             self.retire()
-        if self._retired:
+        if self.is_retired:
             return
-        self._idle = not self._under_way
+        self._idle = not self.under_way
         wait = IDLE_POLL_SECONDS if self._idle else POLL_SECONDS
         self._timer = self._loop.call_later(wait, self._poll)
 
     def _settle(self) -> None:
         # After poll, not inside it: what is called here may produce, or retire this producer.
-        while self._reported:
-            reported, self._reported = self._reported, []
-            for report, error in reported:
-                report(error)
+        while self._failed:
+            failed, self._failed = self._failed, []
+            for message, error in failed:
+                message.report(error)
 
-    def delivered(self, message: "UnderWay", error: KafkaError | None) -> None:
-        """What became of a message; called by the message itself."""
+    def failed(self, message: Outgoing, error: KafkaError | None) -> None:
+        """A message was not delivered; called by the message itself."""
         # A retired producer reports from the thread that ends it, and has been answered for.
-        if self._retired:
+        if self.is_retired or error is None:
             return
-        self._under_way.discard(message)
-        self._reported.append((message.report, error))
-        if error is not None:
-            self._note_failure(error)
+        self.under_way.discard(message)
+        self._failed.append((message, error))
+        self._note_failure(error)
 
     def _on_error(self, error: KafkaError) -> None:
-        if not self._retired:
+        if not self.is_retired:
             self._notices.kafka_error(error)
             self._note_failure(error)
 
     def _on_throttle(self, event: Any) -> None:  # Any: ThrottleEvent has no type stubs
-        if not self._retired:
+        if not self.is_retired:
             self._notices.throttled(str(event.broker_name), float(event.throttle_time))
 
     def _note_failure(self, error: KafkaError) -> None:

@@ -18,7 +18,7 @@ from relayd.background import on_thread
 from relayd.config import WAITING_SHARE
 from relayd.dead_letter import VALUE_OMITTED, dead_letter_headers
 from relayd.notices import Notices
-from relayd.producer import IdempotentProducer, ProducerSettings, Report
+from relayd.producer import IdempotentProducer, Outgoing, ProducerSettings
 from relayd.record import Headers, record
 from relayd.verdict import kafka_text, verdict
 from servicedesk.backoff import Backoff
@@ -37,11 +37,11 @@ NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
 # Not frozen: one is made for every row, and freezing would double its cost.
-@dataclass(slots=True)
-class Sent:
+@dataclass(slots=True, eq=False)
+class Sent(Outgoing):
     """A row on its way, encoded. `begun_at` is a time of the loop's clock; `timestamp`, in seconds
     since the epoch, is the record's, by which the topic refuses what comes too late
-    (relayd/topics.py)."""
+    (relayd/topics.py). `failed` is called with it and the error when it does not arrive."""
 
     row: QueuedRow
     settle: Settle
@@ -49,6 +49,26 @@ class Sent:
     headers: Headers
     begun_at: float
     timestamp: float
+    failed: "Callable[[Sent, KafkaError], None]"
+
+    def report(self, error: KafkaError | None) -> None:
+        if error is None:
+            self.settle(self.row, ACKNOWLEDGED)
+        else:
+            self.failed(self, error)
+
+
+class DeadLetterSent(Outgoing):
+    """A dead letter on its way; `outcome` is None when it is acknowledged, or the error."""
+
+    __slots__ = ("outcome",)
+
+    def __init__(self, outcome: "asyncio.Future[KafkaError | None]") -> None:
+        self.outcome = outcome
+
+    def report(self, error: KafkaError | None) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(error)
 
 
 class Publisher:
@@ -81,6 +101,7 @@ class Publisher:
         self._random = random
         self._probe_seconds = probe_seconds
         self._loop = asyncio.get_running_loop()
+        self._time = self._loop.time
         self._unprepared = "Kafka has not answered since the start"
         self._waiting: deque[Sent] = deque()
         self._failures = 0
@@ -109,7 +130,7 @@ class Publisher:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
             return
-        sent = Sent(row, settle, value, headers, self._loop.time(), begun_at)
+        sent = Sent(row, settle, value, headers, self._time(), begun_at, self._failed_in_batch)
         # Behind rows that wait already, so that none of them waits for ever.
         if self._waiting or not self._send(sent):
             self._wait(sent)
@@ -154,21 +175,23 @@ class Publisher:
 
     def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._usable_producer()
+        producer = self._producer
+        if producer is None or producer.failure is not None:
+            producer = self._usable_producer()
         if producer is None or self._unprepared:
             sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
-        if sent.row.id in self._suspects:
+        if self._suspects and sent.row.id in self._suspects:
             self._suspects.remove(sent.row.id)
             self._send_alone(sent)
             return True
         try:
-            self._produce(producer, sent, partial(self._report_shared, sent))
+            self._produce(producer, sent)
         except BufferError:
             return False
         return True
 
-    def _produce(self, producer: IdempotentProducer, sent: Sent, report: Report) -> None:
+    def _produce(self, producer: IdempotentProducer, sent: Sent) -> None:
         """Raises BufferError. What librdkafka refuses at once is about the row by itself."""
         try:
             producer.produce(
@@ -176,15 +199,15 @@ class Publisher:
                 sent.value,
                 sent.row.key,
                 sent.headers,
-                report,
+                sent,
                 timestamp=sent.timestamp,
             )
         except KafkaException as refusal:
-            self._report(sent, refusal.args[0])
+            self._failed(sent, refusal.args[0])
 
-    def _report_shared(self, sent: Sent, error: KafkaError | None) -> None:
-        if error is None or not isinstance(verdict(error), Rejected):
-            self._report(sent, error)
+    def _failed_in_batch(self, sent: Sent, error: KafkaError) -> None:
+        if not isinstance(verdict(error), Rejected):
+            self._failed(sent, error)
             return
         self._notices.say("warning", "batch_refused", error.name(), error=kafka_text(error))
         age = self._loop.time() - sent.begun_at
@@ -196,17 +219,15 @@ class Publisher:
             sent.settle(sent.row, Unreachable(error=f"refused in a batch: {kafka_text(error)}"))
 
     def _send_alone(self, sent: Sent) -> None:
+        sent.failed = self._failed
         try:
-            self._produce(self._single_producer(), sent, partial(self._report, sent))
+            self._produce(self._single_producer(), sent)
         except BufferError:
             sent.settle(sent.row, Unreachable(error=QUEUE_FULL))
 
-    def _report(self, sent: Sent, error: KafkaError | None) -> None:
-        if error is None:
-            self._failures = 0
-            sent.settle(sent.row, ACKNOWLEDGED)
-        else:
-            sent.settle(sent.row, verdict(error))
+    @staticmethod
+    def _failed(sent: Sent, error: KafkaError) -> None:
+        sent.settle(sent.row, verdict(error))
 
     def _single_producer(self) -> IdempotentProducer:
         """Sends every message in a batch of its own."""
@@ -230,7 +251,7 @@ class Publisher:
         now = self._loop.time()
         if producer is not None:
             self._producer = None
-            self._failures += 1
+            self._failures = 1 if producer.has_delivered else self._failures + 1
             self._remake_at = now + REMAKE.delay_seconds(self._failures, self._random)
             self._notices.say("error", "producer_failed", "", error=producer.failure)
             producer.retire()
@@ -265,18 +286,11 @@ class Publisher:
         producer = self._usable_producer()
         if producer is None or self._unprepared:
             raise BuryError(self._unprepared or NOT_REMADE)
-        acknowledged: asyncio.Future[KafkaError | None] = self._loop.create_future()
-
-        def report(error: KafkaError | None) -> None:
-            if not acknowledged.done():
-                acknowledged.set_result(error)
-
+        sent = DeadLetterSent(self._loop.create_future())
         try:
-            producer.produce(
-                self._dlq_topic, value, row.key, headers, report, timestamp=time.time()
-            )
+            producer.produce(self._dlq_topic, value, row.key, headers, sent, timestamp=time.time())
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:
             return cast("KafkaError", refusal.args[0])
-        return await acknowledged
+        return await sent.outcome

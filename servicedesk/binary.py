@@ -8,6 +8,7 @@ in timestamp.c (microseconds since 2000), uuid_recv in uuid.c.
 import struct
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import repeat
 from uuid import UUID
 
 UUID_OID, TEXT_OID, TIMESTAMPTZ_OID = 2950, 25, 1184
@@ -75,15 +76,15 @@ def utf8s_or_null(values: Sequence[bytes | None]) -> bytes:
 
 
 def int2s(values: Sequence[int]) -> bytes:
-    return _array(INT2_OID, len(values), [_INT2_ELEMENT(2, value) for value in values])
+    return _array(INT2_OID, len(values), map(_INT2_ELEMENT, repeat(2), values))
 
 
 def int4s(values: Sequence[int]) -> bytes:
-    return _array(INT4_OID, len(values), [_INT4_ELEMENT(4, value) for value in values])
+    return _array(INT4_OID, len(values), map(_INT4_ELEMENT, repeat(4), values))
 
 
 def int8s(values: Sequence[int]) -> bytes:
-    return _array(INT8_OID, len(values), [_INT8_ELEMENT(8, value) for value in values])
+    return _array(INT8_OID, len(values), map(_INT8_ELEMENT, repeat(8), values))
 
 
 def timestamptzs(moments: Sequence[datetime | None]) -> bytes:

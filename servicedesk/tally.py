@@ -1,7 +1,7 @@
 """Observations of a histogram that are counted in plain numbers and handed over together."""
 
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 
 from prometheus_client import Histogram
 
@@ -21,6 +21,17 @@ class Tally:
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def observe_all(self, values: Iterable[float]) -> None:
+        """As `observe` for each, at a fraction of the cost."""
+        ordered = sorted(values)
+        below = 0
+        for place, bound in enumerate(self._bounds):
+            upto = bisect_right(ordered, bound, below)
+            self._counts[place] += upto - below
+            below = upto
+        self._counts[-1] += len(ordered) - below
+        self._sum += sum(ordered)
 
     def flush(self) -> None:
         """The library has no public way to add more than one observation at once; a test holds this

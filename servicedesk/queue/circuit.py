@@ -24,11 +24,11 @@ class Circuit:
         self.is_half_open = False
         self.probe_at = 0.0
 
-    def allows(self, in_flight: int) -> bool:
-        """May another row be sent while `in_flight` are under way?"""
+    def most_under_way(self, usual: int) -> int:
+        """How many rows may be under way at once, where `usual` may as long as all is well."""
         if self.is_open:
-            return False
-        return not self.is_half_open or in_flight == 0
+            return 0
+        return 1 if self.is_half_open else usual
 
     def trip(self, error: str) -> bool:
         """The far side did not answer; returns True when this opened a closed circuit.

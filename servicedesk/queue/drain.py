@@ -162,7 +162,7 @@ class Drain:
             settings=self._settings,
             metrics=self._metrics,
             log=self._log,
-            may_send=lambda: self._leases.may_send,
+            send_until=lambda: self._leases.send_until,
             random=self._random,
             spawn=spawn,
         )

@@ -60,7 +60,12 @@ class Leases:
 
     @property
     def may_send(self) -> bool:
-        return self._now() < self._sure_until - self._send_seconds
+        return self._now() < self.send_until
+
+    @property
+    def send_until(self) -> float:
+        """The time of the monotonic clock from which on `may_send` is False, unless renewed."""
+        return self._sure_until - self._send_seconds
 
     @property
     def count(self) -> int:

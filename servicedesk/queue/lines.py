@@ -120,12 +120,12 @@ class Lines:
             lane = self.lanes[receiver] = Lane(receiver=receiver, circuit=self._create_circuit())
         return lane
 
-    def admit(self, row: QueuedRow) -> bool:
-        """Put a row that was read in line; False when its lane is full. Known rows are no news."""
+    def admit(self, row: QueuedRow, lane: Lane) -> bool:
+        """Put a row that was read in line in its lane; False when that is full. Known rows are no
+        news."""
         known, row_id = self.buckets[row.bucket].known, row.id
         if row_id in known:
             return True
-        lane = self.lanes.get(row.receiver) or self.lane(row.receiver)
         if lane.rows >= self._lane_rows:
             return False
         known.add(row_id)

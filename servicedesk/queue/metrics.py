@@ -1,5 +1,6 @@
 """The queue's metrics, named after its table: outbox_… in relayd, delivery_… in notifyd."""
 
+from collections import Counter as Counted
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
@@ -62,13 +63,10 @@ class QueueMetrics:
 
     def count_arrived(self, rows: Sequence[QueuedRow], now: datetime) -> None:
         """Rows that the far side has acknowledged by `now`."""
-        types: dict[str, int] = {}
-        end, ages = now.timestamp(), self._ages
-        for row in rows:
-            types[row.event_type] = types.get(row.event_type, 0) + 1
-            ages.observe(max(0.0, end - row.created_at.timestamp()))
-        ages.flush()
-        for event_type, count in types.items():
+        end = now.timestamp()
+        self._ages.observe_all([max(0.0, end - row.created_at.timestamp()) for row in rows])
+        self._ages.flush()
+        for event_type, count in Counted(row.event_type for row in rows).items():
             self.published.labels(event_type).inc(count)
 
     def labelled(self, metric: Counter, receiver: str) -> Counter:

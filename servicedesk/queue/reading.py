@@ -108,7 +108,7 @@ class Reading:
                 continue
             bucket.floor = max(bucket.floor, row.id)
             lane = lanes.get(row.receiver) or self._lines.lane(row.receiver)
-            if lane.aside is not None or (is_waiting and is_waiting(row.key)) or admit(row):
+            if lane.aside is not None or (is_waiting and is_waiting(row.key)) or admit(row, lane):
                 continue
             lane.aside = {each.number: each.surely_read() for each in self._ours()}
 
@@ -137,7 +137,7 @@ class Reading:
             stale = not bucket.is_ours or bucket.epoch != epochs[row.bucket]
             if stale or row.bucket in full:
                 continue
-            if self._parking.is_waiting(row.key) or self._lines.admit(row):
+            if self._parking.is_waiting(row.key) or self._lines.admit(row, lane):
                 reached[row.bucket] = row.id
             else:
                 full.add(row.bucket)

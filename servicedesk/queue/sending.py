@@ -32,7 +32,8 @@ ERROR_CHARACTERS = 1000
 
 
 class Sending:
-    """`may_send` is asked before rows go out; `spawn` starts a task, whose failure is fatal."""
+    """`send_until` tells until when, by the monotonic clock, rows may go out; `spawn` starts
+    a task, whose failure is fatal."""
 
     def __init__(
         self,
@@ -44,7 +45,7 @@ class Sending:
         settings: DrainSettings,
         metrics: QueueMetrics,
         log: Log,
-        may_send: Callable[[], bool],
+        send_until: Callable[[], float],
         random: Callable[[], float],
         spawn: Callable[[Coroutine[None, None, None]], object],
     ) -> None:
@@ -55,7 +56,7 @@ class Sending:
         self._settings = settings
         self._metrics = metrics
         self._log = log
-        self._may_send = may_send
+        self._send_until = send_until
         self._random = random
         self._loop = asyncio.get_running_loop()
         self._spawn = spawn
@@ -81,13 +82,15 @@ class Sending:
         """Send from the lines of a lane in turn. What is looked up outside of the loop does not
         change while it runs."""
         now = self._loop.time()
-        lines, send, settle, may_send = self._lines, self._target.send, self.settle, self._may_send
+        lines, send, settle, until = self._lines, self._target.send, self.settle, self._send_until()
         most = self._settings.narrow_lanes.get(lane.receiver, self._settings.lane_in_flight)
         buckets, circuit, ready = lines.buckets, lane.circuit, lane.ready
-        while ready and lane.in_flight < most and circuit.allows(lane.in_flight):
+        most = circuit.most_under_way(most)
+        is_parked = len(self._parking) > 0
+        while ready and lane.in_flight < most and not circuit.is_open:
             # For every row, and the time first: this process may be stopped between any two lines.
             begun_at = time.time()
-            if not may_send():
+            if time.monotonic() >= until:
                 return
             line = ready.popleft()
             if not line.queued:
@@ -99,7 +102,7 @@ class Sending:
                 lines.drop(line, again=True)
                 continue
             lines.begin(line, bucket, now)
-            if len(self._parking) and self._bury_exhausted(row):
+            if is_parked and self._bury_exhausted(row):
                 continue
             send(row, settle, begun_at)
 

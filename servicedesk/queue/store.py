@@ -4,13 +4,18 @@ Every function is one transaction. Times are the database's clock, so workers ne
 theirs. Statements are templates over the names in `tables.py` (see statements.py).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from servicedesk import binary
 from servicedesk.queue.horizon_store import HorizonStore
 from servicedesk.queue.row import Failure, Parked, QueuedRow, Span
 from servicedesk.queue.statements import Statements
+
+# QueuedRow._make is a function in Python, and would be called for every row.
+make_row: Callable[[Sequence[Any]], QueuedRow] = partial(tuple.__new__, QueuedRow)
 
 
 class QueueStore:
@@ -85,7 +90,7 @@ class QueueStore:
 
     async def _read(self, template: str, values: Mapping[str, bytes]) -> list[QueuedRow]:
         text = self._statements.text(template).decode()
-        return await self._statements.reading.fetch(QueuedRow._make, text, values)
+        return await self._statements.reading.fetch(make_row, text, values)
 
     # No lock. The primary key: one receiver that catches up by itself, up to where no row can
     # still appear, without its parked keys.
