@@ -120,7 +120,7 @@ class DeadLetters:
         ]
         if found.get("traceparent"):
             headers.append(("traceparent", str(found["traceparent"]).encode()))
-        await self._producer.publish(str(row.aggregate_id).encode(), row.payload.encode(), headers)
+        await self._producer.publish(str(row.aggregate_id).encode(), row.payload, headers)
 
 
 def _origin(topic: object, partition: object, offset: object, timestamp: object) -> Headers:

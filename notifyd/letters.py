@@ -63,7 +63,7 @@ def _delivery(record: FoundRecord, event: Event, receiver: str, key: str) -> Que
         event_id=str(event.event_id),
         event_type=event.event_type,
         headers=orjson.dumps(headers).decode(),
-        payload=(record.value or b"").decode(),
+        payload=record.value or b"",
         created_at=failed_at or event.occurred_at,
         key=key,
     )

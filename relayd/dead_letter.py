@@ -72,7 +72,7 @@ def _outbox_row(event: Event, key: str) -> QueuedRow:
         event_id=str(event.event_id),
         event_type=event.event_type,
         headers=orjson.dumps({k: v for k, v in correlation.items() if v is not None}).decode(),
-        payload=event.payload,
+        payload=event.payload.encode(),
         created_at=event.occurred_at,
         key=key,
     )

@@ -27,10 +27,10 @@ def record(row: QueuedRow) -> tuple[bytes, Headers]:
     occurred_at = rfc3339(row.created_at)
     type_json, type_header = _event_type(row.event_type)
     request = "" if request_id is None else f'"request_id":{_json(request_id)},'
-    value = (
+    head = (
         f'{{"event_id":"{row.event_id}","event_type":{type_json},"occurred_at":"{occurred_at}",'
         f'"aggregate":"{AGGREGATE}","aggregate_id":"{row.key}","sequence":{row.sequence},'
-        f'{request}"payload":{row.payload}}}'
+        f'{request}"payload":'
     )
     headers: Headers = [
         SPECVERSION,
@@ -42,7 +42,7 @@ def record(row: QueuedRow) -> tuple[bytes, Headers]:
     ]
     if traceparent is not None:
         headers.append(("traceparent", traceparent))
-    return value.encode(), headers
+    return b"".join((head.encode(), row.payload, b"}")), headers
 
 
 @lru_cache(maxsize=64)

@@ -115,7 +115,7 @@ class WebhookChannel:
             return await self._post(row)
 
     async def _post(self, row: QueuedRow) -> Outcome:
-        body = row.payload.encode()
+        body = row.payload
         async with self._session.post(
             self._url, data=body, headers=self._headers(row, body), allow_redirects=False
         ) as response:

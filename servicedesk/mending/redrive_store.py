@@ -162,7 +162,7 @@ def _letters(numbered: Sequence[tuple[int, Letter]]) -> dict[str, object]:
         "event_ids": [UUID(row.event_id) for _, _, row in rows],
         "event_types": [row.event_type for _, _, row in rows],
         "headers": [row.headers for _, _, row in rows],
-        "payloads": [row.payload for _, _, row in rows],
+        "payloads": [row.payload.decode() for _, _, row in rows],
         "created_ats": [row.created_at for _, _, row in rows],
         "errors": [one.error for _, one, _ in rows],
         "first_failed_ats": [one.first_failed_at for _, one, _ in rows],

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg import AsyncConnection, OperationalError
 from psycopg.pq.abc import PGresult
+from psycopg.types.string import ByteaBinaryLoader
 from psycopg_pool import AsyncConnectionPool
 
 from servicedesk.wire import Statement, Wire
@@ -54,8 +55,8 @@ class HotConnection:
     async def fetch(
         self, make_row: Callable[[Sequence[Any]], Row], text: str, values: Mapping[str, bytes]
     ) -> list[Row]:
-        """Rows, each made from the list of its values. `values` are in PostgreSQL's binary format,
-        by the names in the text's `%(name)s`."""
+        """Rows, each made from the list of its values; a varchar comes as its UTF-8. `values` are
+        in PostgreSQL's binary format, by the names in the text's `%(name)s`."""
         async with self._lock:
             wire, result = await self._run(text, values)
             return wire.rows(result, make_row)
@@ -93,7 +94,10 @@ class HotConnection:
         # Any: the pool also takes functions in their place, which create_pool gives none of.
         url: Any = self._pool.conninfo
         settings: Any = self._pool.kwargs
-        self._wire = Wire(await AsyncConnection.connect(url, **settings))
+        connection: Connection = await AsyncConnection.connect(url, **settings)
+        # A text that is only passed on need not be decoded: a varchar's bytes are its UTF-8.
+        connection.adapters.register_loader("varchar", ByteaBinaryLoader)
+        self._wire = Wire(connection)
         return self._wire
 
     def _numbered(self, text: str) -> tuple[Statement, list[str]]:

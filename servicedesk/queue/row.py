@@ -7,7 +7,8 @@ from uuid import UUID
 
 
 class QueuedRow(NamedTuple):
-    """One row of `outbox` or `delivery`. `headers` and `payload` are JSON texts.
+    """One row of `outbox` or `delivery`. `headers` and `payload` are JSON, the latter in UTF-8,
+    as it is passed on.
 
     `receiver` is empty in the outbox, whose only receiver is the broker. Rows of one `key` are
     sent one after another in order of their ids; rows of different keys side by side. A tuple with
@@ -22,7 +23,7 @@ class QueuedRow(NamedTuple):
     event_id: str
     event_type: str
     headers: str
-    payload: str
+    payload: bytes
     created_at: datetime
     key: str
 

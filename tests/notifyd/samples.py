@@ -104,7 +104,7 @@ def queued_row(
         event_id=str(found.event_id),
         event_type=found.event_type,
         headers=orjson.dumps(headers).decode(),
-        payload=payload if payload is not None else envelope(found).decode(),
+        payload=envelope(found) if payload is None else payload.encode(),
         created_at=MOMENT,
         key=queue_key(found.aggregate_id, receiver),
     )

@@ -219,7 +219,7 @@ def test_dead_delivery_tells_where_it_comes_from_and_why(
         await dead_letters.bury_delivery(row, failure)
 
     found = bury(kafka_brokers, unique_name, act)
-    assert found["value"] == row.payload.encode()
+    assert found["value"] == row.payload
     assert found["key"] == str(row.aggregate_id).encode()
     expected = {
         "dlq_original_topic": "tickets.events",

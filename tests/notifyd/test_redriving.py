@@ -161,7 +161,7 @@ def test_what_relayd_wrote_is_not_ours() -> None:
         offset=0,
         timestamp_ms=0,
         key=b"k",
-        value=row.payload.encode(),
+        value=row.payload,
         headers=[("dlq_original_topic", b"t"), ("dlq_key", b"k"), ("dlq_event_id", b"?")],
     )
     assert read_dead_letter(found) is None

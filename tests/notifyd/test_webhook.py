@@ -62,7 +62,7 @@ def test_receiver_verifies_the_signature_and_gets_the_envelope_as_it_is() -> Non
         assert deliver(receiver.url, row) == Acknowledged()
     [request] = receiver.requests
     assert request.path == "/hook"
-    assert request.body == row.payload.encode()
+    assert request.body == row.payload
     assert request.headers["webhook-id"] == str(row.event_id)
     assert request.headers["traceparent"] == TRACEPARENT
     assert request.headers["content-type"] == "application/json"

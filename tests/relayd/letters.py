@@ -67,6 +67,7 @@ def keep_dead(
     """The dead row that stands beside a letter."""
     values = (
         row.bucket, row.id, row.aggregate_id, row.sequence, row.event_id, row.event_type,
-        row.headers, row.payload, row.created_at, why.error, why.attempts, why.first_failed_at,
+        row.headers, row.payload.decode(), row.created_at, why.error, why.attempts,
+        why.first_failed_at,
     )  # fmt: skip
     connection.execute(BURY, values)

@@ -45,7 +45,7 @@ def outbox_row(
         headers=correlation_headers(REQUEST_ID, TRACEPARENT).decode()
         if headers is None
         else headers,
-        payload=payload or ticket_json(ticket, sequence),
+        payload=(payload or ticket_json(ticket, sequence)).encode(),
         created_at=datetime.now(UTC),
         key=key,
     )
@@ -61,7 +61,7 @@ def insert_row(connection: psycopg.Connection[tuple[object, ...]], row: QueuedRo
     """Returns the row's id, which the table gives."""
     values = (
         row.bucket, row.aggregate_id, row.sequence, row.event_id, row.event_type, row.headers,
-        row.payload,
+        row.payload.decode(),
     )  # fmt: skip
     found = connection.execute(INSERT, values).fetchone()
     assert found is not None

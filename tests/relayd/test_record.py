@@ -22,7 +22,7 @@ def as_event(row: QueuedRow) -> Event:
         sequence=row.sequence,
         request_id=correlation.get("request_id"),
         traceparent=correlation.get("traceparent"),
-        payload=row.payload,
+        payload=row.payload.decode(),
     )
 
 

@@ -47,6 +47,16 @@ def test_rows_come_from_named_values_in_binary(database_url: str) -> None:
     on_connection(database_url, act)
 
 
+def test_varchar_comes_as_its_bytes(database_url: str) -> None:
+    async def act(hot: HotConnection) -> None:
+        query = "SELECT %(words)s::text AS text, %(words)s::text::varchar AS bytes"
+        words = "привет 🔥 שלום"
+        [row] = await hot.fetch(tuple, query, {"words": words.encode()})
+        assert row == (words, words.encode())
+
+    on_connection(database_url, act)
+
+
 def test_statement_that_fails_leaves_the_connection_as_it_was(database_url: str) -> None:
     async def act(hot: HotConnection) -> None:
         with pytest.raises(psycopg.errors.DivisionByZero):
