@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from servicedesk.tally import Tally
@@ -30,6 +31,22 @@ def test_tally_is_what_the_library_would_have_observed() -> None:
         tallied.flush()
         tallied.flush()
         assert values(one) == values(other)
+
+
+@pytest.mark.parametrize("many", [VALUES, VALUES[:1], (), (1e9, 11.0)])
+def test_many_observations_at_once_are_what_single_ones_are(many: tuple[float, ...]) -> None:
+    one, other = CollectorRegistry(), CollectorRegistry()
+    singly, together = (
+        Tally(histogram(one), SECONDS_BUCKETS),
+        Tally(histogram(other), SECONDS_BUCKETS),
+    )
+    for _ in range(2):
+        for value in many:
+            singly.observe(value)
+        together.observe_all(list(reversed(many)))
+    singly.flush()
+    together.flush()
+    assert values(one) == values(other)
 
 
 def test_probes_do_not_read_what_dead_workers_have_counted(tmp_path: Path) -> None:

@@ -137,6 +137,25 @@ async def test_outage_costs_no_attempts_and_nothing_is_lost(database_url: str) -
     assert count(database_url, "SELECT count(*) FROM outbox_parked") == 0
 
 
+async def test_after_a_probe_one_row_is_tried_until_its_fate_is_known(database_url: str) -> None:
+    fill(database_url, tickets(20), 1)
+    away = True
+    receiver = Receiver(
+        answer=lambda row: Unreachable(error="Refused: connection") if away else None,
+        reachable=lambda name: not away,
+    )
+    async with working(database_url, OUTBOX, receiver) as worker:
+        await until(lambda: worker.metric("outbox_circuit_open") == 1, "an open circuit")
+        await until(lambda: not receiver.under_way, "an end of what was under way")
+        away = False
+        await until(lambda: bool(receiver.hanging), "a row that is tried")
+        assert len(receiver.hanging) == 1
+        receiver.let_go(Acknowledged())
+        await until(lambda: len(receiver.hanging) == 19, "sending of the others")
+        receiver.let_go(Acknowledged())
+        await until(receiver.has_taken(20), "arrival of all")
+
+
 async def test_nothing_is_sent_while_the_circuit_is_open(database_url: str) -> None:
     fill(database_url, tickets(5), 5)
     receiver = Receiver(
