@@ -30,6 +30,7 @@ WATCH_SECONDS = 1.0
 # A batch is usually in within milliseconds; one that is not makes the partitions pause.
 PATIENCE_SECONDS = 0.5
 COMMIT_SECONDS = 2.0
+CLOSE_SECONDS = 3.0
 
 Prepared = TypeVar("Prepared")
 
@@ -225,7 +226,12 @@ class TopicConsumer(Generic[Prepared]):
             if not self._partitions.committing:
                 self._partitions.commit(consumer)
             consumer.poll(0.02)
-        consumer.close()
+        # librdkafka has been seen not to come back from this while Kafka is away.
+        closing = threading.Thread(target=consumer.close, name="kafka-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+        if closing.is_alive():
+            self._log.warning("kafka_close_cut_short", seconds=CLOSE_SECONDS)
 
     def _watch(self, consumer: Consumer) -> None:
         """Once a second: commits that failed, the lag, and whether Kafka is back."""
