@@ -80,7 +80,8 @@ class TopicConsumer(Generic[Prepared]):
 
     async def run(self, stop: asyncio.Event) -> None:
         """Returns after `stop`: the batch under way is finished, its offsets are committed, the
-        group is left. Raises what a bug in `take_in` raised; its batch is not committed."""
+        group is left unless librdkafka takes too long over it. Raises what a bug in `take_in`
+        raised; its batch is not committed."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
         # A daemon thread: librdkafka may block on brokers that are away, and the process must
@@ -94,7 +95,13 @@ class TopicConsumer(Generic[Prepared]):
             either: set[asyncio.Future[Any]] = {ended, stopped}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
-            await ended
+            # librdkafka has been seen not to come back from close while Kafka is away.
+            seconds = self._settings.finish_seconds + COMMIT_SECONDS + CLOSE_SECONDS
+            await asyncio.wait({ended}, timeout=seconds)
+            if ended.done():
+                ended.result()
+            else:
+                self._log.warning("group_not_left_in_time", seconds=seconds)
         finally:
             self._stopping.set()
             stopped.cancel()
@@ -105,7 +112,8 @@ class TopicConsumer(Generic[Prepared]):
             self._consume(loop)
         except Exception as error:  # reported to `run`, which raises it
             failure = error
-        loop.call_soon_threadsafe(_finish, ended, failure)
+        if not loop.is_closed():  # as it is when this took too long
+            loop.call_soon_threadsafe(_finish, ended, failure)
 
     def _consume(self, loop: asyncio.AbstractEventLoop) -> None:
         consumer = self._connected()
@@ -226,12 +234,7 @@ class TopicConsumer(Generic[Prepared]):
             if not self._partitions.committing:
                 self._partitions.commit(consumer)
             consumer.poll(0.02)
-        # librdkafka has been seen not to come back from this while Kafka is away.
-        closing = threading.Thread(target=consumer.close, name="kafka-close", daemon=True)
-        closing.start()
-        closing.join(CLOSE_SECONDS)
-        if closing.is_alive():
-            self._log.warning("kafka_close_cut_short", seconds=CLOSE_SECONDS)
+        consumer.close()
 
     def _watch(self, consumer: Consumer) -> None:
         """Once a second: commits that failed, the lag, and whether Kafka is back."""

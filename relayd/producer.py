@@ -93,9 +93,12 @@ class Outgoing:
 
     def __call__(self, error: KafkaError | None, _message: Message) -> None:
         producer = self.producer
-        if error is None and not producer.is_retired:
+        # A retired producer reports from the thread that ends it, and has been answered for.
+        if producer.is_retired:
+            return
+        producer.under_way.discard(self)
+        if error is None:
             producer.has_delivered = True
-            producer.under_way.discard(self)
             self.report(None)
         else:
             producer.failed(self, error)
@@ -218,12 +221,8 @@ class IdempotentProducer:
             for message, error in failed:
                 message.report(error)
 
-    def failed(self, message: Outgoing, error: KafkaError | None) -> None:
+    def failed(self, message: Outgoing, error: KafkaError) -> None:
         """A message was not delivered; called by the message itself."""
-        # A retired producer reports from the thread that ends it, and has been answered for.
-        if self.is_retired or error is None:
-            return
-        self.under_way.discard(message)
         self._failed.append((message, error))
         self._note_failure(error)
 

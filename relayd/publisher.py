@@ -101,7 +101,6 @@ class Publisher:
         self._random = random
         self._probe_seconds = probe_seconds
         self._loop = asyncio.get_running_loop()
-        self._time = self._loop.time
         self._unprepared = "Kafka has not answered since the start"
         self._waiting: deque[Sent] = deque()
         self._failures = 0
@@ -130,7 +129,8 @@ class Publisher:
             # Whatever it is, it is about this row, and send never raises.
             settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
             return
-        sent = Sent(row, settle, value, headers, self._time(), begun_at, self._failed_in_batch)
+        now = self._loop.time()
+        sent = Sent(row, settle, value, headers, now, begun_at, self._failed_in_batch)
         # Behind rows that wait already, so that none of them waits for ever.
         if self._waiting or not self._send(sent):
             self._wait(sent)
@@ -175,13 +175,11 @@ class Publisher:
 
     def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._producer
-        if producer is None or producer.failure is not None:
-            producer = self._usable_producer()
+        producer = self._usable_producer()
         if producer is None or self._unprepared:
             sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
             return True
-        if self._suspects and sent.row.id in self._suspects:
+        if sent.row.id in self._suspects:
             self._suspects.remove(sent.row.id)
             self._send_alone(sent)
             return True

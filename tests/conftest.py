@@ -34,8 +34,8 @@ StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
 
 
 def pytest_configure() -> None:
-    # A shell lets what it runs in the background ignore interrupts, and every program that a test
-    # starts would inherit that; what was ignored before stays so when a program is replaced.
+    # A shell has what it runs in the background ignore interrupts, and the programs that tests
+    # start would inherit that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -23,7 +23,8 @@ class Target(Protocol):
         refuses what is older than that never takes a copy from a worker that lost its lease.
 
         `settle(row, outcome)` is called exactly once for every send, on the event loop's thread,
-        within a time well below the lease; it may be called before `send` returns.
+        within a time well below the lease; it may be called before `send` returns. It calls
+        nothing of the target.
         """
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
