@@ -84,8 +84,8 @@ class TopicConsumer(Generic[Prepared]):
         raised; its batch is not committed."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[None] = loop.create_future()
-        # A daemon thread: librdkafka may block on brokers that are away, and the process must
-        # still be able to leave in time.
+        # A daemon thread: librdkafka may block on brokers that are away, as it has in `close`, and
+        # the process must still be able to leave in time.
         thread = threading.Thread(
             target=self._main, args=(loop, ended), name="consumer", daemon=True
         )
@@ -95,7 +95,6 @@ class TopicConsumer(Generic[Prepared]):
             either: set[asyncio.Future[Any]] = {ended, stopped}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             self._stopping.set()
-            # librdkafka has been seen not to come back from close while Kafka is away.
             seconds = self._settings.finish_seconds + COMMIT_SECONDS + CLOSE_SECONDS
             await asyncio.wait({ended}, timeout=seconds)
             if ended.done():
