@@ -1,4 +1,4 @@
-"""What is measured: ticketd and its variants, the peers, and what they need to run.
+"""What is measured: ticketd and the peers, and what they need to run.
 
 All of a run are alive side by side, each on a database of its own with the same rows; one at a
 time is under load.
@@ -11,11 +11,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.machine import PROJECT
+from bench.variants import LeftOutError, Variant, source
 from deploy.local.child import Child, Program
 from deploy.local.loopback import get
 from deploy.local.ports import bind_error, free_port
@@ -24,29 +24,10 @@ PEERS = Path(__file__).with_name("peers")
 PEERS_PYTHON = PROJECT / ".venv" / "peers" / "bin" / "python"
 READY_SECONDS = 30.0
 STOP_SECONDS = 10.0
-STUDIES = Path(__file__).with_name("studies")
 TICKETD_LOADS = frozenset(
     {"create", "read", "list", "patch", "mix", "alone", "latency", "overload"}
 )
 PEER_LOADS = frozenset({"create", "read", "alone", "latency"})
-
-
-class LeftOutError(Exception):
-    """A contestant cannot run here; the text is the note about it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """A way to run ticketd: settings on top of what ships, and the commit of its code (empty: this
-    tree as it is). `patch` is a study's change to that commit, a file of bench/studies/. `keyed`
-    has every create carry an Idempotency-Key, `redis` gives it the run's Redis."""
-
-    name: str
-    environment: Mapping[str, str] = field(default_factory=dict)
-    commit: str = ""
-    patch: str = ""
-    keyed: bool = False
-    redis: bool = False
 
 
 class Service:
@@ -160,7 +141,7 @@ def ticketd(
         name=variant.name,
         program=Program(
             name=variant.name,
-            command=[sys.executable, "-m", "ticketd"],
+            command=[variant.python, "-m", "ticketd"],
             environment=environment,
             log=folder / f"{variant.name}.log",
             directory=source(variant, folder),
@@ -171,58 +152,13 @@ def ticketd(
         token=token,
         loads=TICKETD_LOADS,
         description={
-            "name": variant.name,
+            **variant.description(),
             "what": "ticketd",
-            "environment": dict(variant.environment),
-            "commit": variant.commit,
-            "patch": variant.patch,
             "keyed": variant.keyed,
             "redis": variant.redis,
         },
         keyed=variant.keyed,
     )
-
-
-def source(variant: Variant, folder: Path) -> Path:
-    """The tree to run from: this one, or a commit written out beside the logs and patched.
-
-    Raises LeftOutError.
-    """
-    commit = variant.commit
-    if not commit:
-        return PROJECT
-    tree = folder / f"tree-{variant.name}"
-    tree.mkdir()
-    # Not a tar: its safe filter came with Python 3.11.4, and Debian 12 has 3.11.2.
-    archive = folder / f"{tree.name}.zip"
-    _git("archive", "--output", str(archive), commit, reason=f"git has no commit {commit}")
-    shutil.unpack_archive(archive, tree)
-    archive.unlink()
-    if variant.patch:
-        reason = f"{variant.patch} does not fit {commit}"
-        _git("apply", str(STUDIES / variant.patch), reason=reason, directory=tree)
-    return tree
-
-
-def base_of(patch: str) -> str:
-    """The commit that a study's patch is made against, from its line `Base: …`.
-
-    Raises LeftOutError.
-    """
-    path = STUDIES / patch
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = [line.removeprefix("Base: ") for line in lines if line.startswith("Base: ")]
-    if not found:
-        raise LeftOutError(f"bench/studies/ has no {patch} with a line `Base: COMMIT`")
-    return found[0]
-
-
-def _git(*arguments: str, reason: str, directory: Path = PROJECT) -> None:
-    done = subprocess.run(
-        ["git", *arguments], cwd=directory, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise LeftOutError(f"{reason}: {done.stderr.strip()}")
 
 
 def fastapi(database_url: str, folder: Path, workers: int) -> Service:

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -33,13 +34,19 @@ def machine() -> dict[str, Any]:
 
 def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     """Of those that are installed, and of Python."""
-    found = {"python": platform.python_version()}
+    found = {"python": python_build(sys.executable)}
     for package in packages:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
     return found
+
+
+def python_build(python: str) -> str:
+    """Version, build and compiler of an interpreter: the same version runs a third faster when it
+    was built with profiles, as Debian's is. Empty when it does not run."""
+    return output_of([python, "-c", "import sys; print(' '.join(sys.version.split()))"]) or ""
 
 
 def output_of(

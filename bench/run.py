@@ -15,7 +15,7 @@ from bench import contestants
 from bench.accounting import Accounts
 from bench.agreement import Answers, answers_of, require_agreement
 from bench.capacity import Target, Wrk
-from bench.contestants import Distance, LeftOutError, Service
+from bench.contestants import Distance, Service
 from bench.exposition import batches, hit_share
 from bench.open_load import OpenLoad
 from bench.pgbench import RANDOM_ID, Pgbench, create_script, transaction_script
@@ -23,6 +23,7 @@ from bench.result import Figures, Sample
 from bench.scenarios import SCENARIOS, Scenario
 from bench.seed import make_database, outbox_lag, restore
 from bench.settings import Settings
+from bench.variants import LeftOutError
 from deploy.local.postgres import Postgres
 from deploy.local.valkey import Valkey
 from ticketd.batches import CREATE

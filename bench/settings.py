@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.contestants import LeftOutError, Variant, base_of
+from bench.machine import python_build
 from bench.result import RESULTS
 from bench.scenarios import SCENARIOS
 from bench.seed import DESCRIPTION, description_of
+from bench.variants import LeftOutError, Variant, base_of
 from ticketd.tickets import DESCRIPTION_CHARACTERS
 
 PEERS = ("fastapi", "go", "pgbench", "pgbench-uuid4", "pgbench-transaction")
@@ -93,7 +94,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
 def _variants(found: argparse.Namespace) -> tuple[Variant, ...]:
     """Every way to run ticketd, with each number of workers; this tree as it ships comes first."""
     ways = [] if found.without_ticketd else [Variant(name="ticketd")]
-    ways += [*found.variant, *found.commit, *found.study]
+    ways += [*found.variant, *found.commit, *found.study, *found.python]
     if found.redis:
         ways += [replace(way, name=f"{way.name}-redis", redis=True) for way in ways]
     if found.keyed:
@@ -134,6 +135,8 @@ def _parser() -> argparse.ArgumentParser:
         "run's own Redis")  # fmt: skip
     add("--commit", type=version_argument, action="append", default=[], metavar="NAME=REVISION",
         help="another ticketd from this commit, interleaved; repeatable")  # fmt: skip
+    add("--python", type=python_argument, action="append", default=[], metavar="NAME=PATH",
+        help="another ticketd under this interpreter, interleaved; repeatable")  # fmt: skip
     add("--study", type=_study, action="append", default=[], metavar="NAME",
         help="another ticketd: bench/studies/NAME.patch on its base; repeatable")  # fmt: skip
     add("--without-ticketd", action="store_true", help="only the variants, commits and peers")
@@ -237,6 +240,16 @@ def _study(text: str) -> Variant:
         )
     except LeftOutError as reason:
         raise argparse.ArgumentTypeError(str(reason)) from reason
+
+
+def python_argument(text: str) -> Variant:
+    name, equals, path = text.partition("=")
+    if not equals or not python_build(path):
+        raise argparse.ArgumentTypeError(
+            "is not NAME=PATH of an interpreter, such as other=.venv-other/bin/python"
+        )
+    # Not resolved: it is the link's place that tells it which packages are its own.
+    return Variant(name=name_argument(name), python=str(Path(path).absolute()))
 
 
 def version_argument(text: str) -> Variant:

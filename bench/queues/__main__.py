@@ -109,7 +109,9 @@ def works(
             seconds = settings.seconds
             yield Work(scenario=scenario, seconds=seconds, size=size, rate=rate, held=True), own
         elif name == "copies":
-            work = Work(scenario=scenario, seconds=most, size=size, events=events)
+            work = Work(
+                scenario=scenario, seconds=most, size=size, events=events, shared_out=True,
+            )  # fmt: skip
             yield (
                 work,
                 [

@@ -17,13 +17,13 @@ from typing import Any
 
 import psycopg
 
-from bench.contestants import Variant, source
 from bench.machine import PROJECT
 from bench.queues.prefill import prefill
 from bench.queues.rig import Rig
 from bench.queues.samples import Account, ended, sample_of, until
 from bench.queues.settings import Settings
 from bench.result import Figures, Sample
+from bench.variants import Variant, source
 from deploy.local.child import Child, Program, StartError
 from deploy.local.loopback import get
 from deploy.local.ports import free_port
@@ -115,10 +115,8 @@ class NotifyRun:
         self._say(f"{load.scenario}, round {number}: {name}")
         database = self._rig.new_name()
         url = self._rig.create_database(database)
-        self.described[name] = {
-            "name": name, "what": "notifyd", "copies": copies, "commit": variant.commit,
-            "environment": dict(variant.environment), "patch": variant.patch,
-        }  # fmt: skip
+        own = {"name": name, "what": "notifyd", "copies": copies}
+        self.described[name] = variant.description() | own
         receiver = self._receiver() if load.delivers else None
         stage = Stage(load=load, name=name, url=url, group=database, receiver=receiver)
         try:
@@ -175,7 +173,7 @@ class NotifyRun:
         name = f"{stage.name}-{len(stage.children)}"
         program = Program(
             name=name,
-            command=[sys.executable, "-m", "notifyd"],
+            command=[variant.python, "-m", "notifyd"],
             environment=environment,
             log=self._rig.folder / f"{name}.log",
             directory=self._trees.get(variant.name, PROJECT),

@@ -11,7 +11,6 @@ from typing import Any
 import orjson
 import psycopg
 
-from bench.contestants import LeftOutError
 from bench.machine import PROJECT
 from bench.percentiles import latency_of
 from bench.queues.relays import Place, Relay
@@ -21,7 +20,9 @@ from bench.queues.samples import Account, ended, sample_of, until
 from bench.queues.topic import Listener, Watermarks
 from bench.queues.writer import Orders
 from bench.result import Figures, Sample
+from bench.variants import LeftOutError
 from deploy.local.child import Child, StartError
+from servicedesk.bucket import BUCKETS
 
 FIRST_SECONDS = 60.0
 LAG_SECONDS = 15.0
@@ -31,7 +32,8 @@ HELD = "-held"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """A load. `rate` None is a drain of `events`, for at most `seconds`."""
+    """A load. `rate` None is a drain of `events`, for at most `seconds`. With `shared_out` the
+    relays hold their shares of an empty outbox before it is full."""
 
     scenario: str
     seconds: float
@@ -39,6 +41,7 @@ class Work:
     events: int = 0
     rate: float | None = None
     held: bool = False
+    shared_out: bool = False
 
 
 class RelayRun:
@@ -89,9 +92,12 @@ class RelayRun:
     def _drain(self, work: Work, relay: Relay, place: Place, name: str, number: int) -> Sample:
         """The clock runs from the first records in the topic until all are there, and, where the
         relay deletes, until the outbox is empty."""
-        fill(place.url, relay.outbox, work.events, work.size, lambda done: None)
+        if not work.shared_out:
+            fill(place.url, relay.outbox, work.events, work.size)
         marks = Watermarks(place.brokers, place.name, PARTITIONS)
         children = relay.start(place)
+        if work.shared_out:
+            self._share_out(work, relay, place, children)
         self._say(f"{work.scenario}, round {number}: {name}: draining")
         if not until(lambda: marks.count() > 0 or ended(children), FIRST_SECONDS, 0.002):
             raise StartError(f"{name} published nothing in {FIRST_SECONDS:g} s")
@@ -114,6 +120,14 @@ class RelayRun:
             generator_cpu_seconds=0.0,
         )
         return sample_of(work.scenario, name, number, figures, account)
+
+    def _share_out(self, work: Work, relay: Relay, place: Place, children: Sequence[Child]) -> None:
+        """Copies that start on a full outbox would measure how buckets change hands: the first one
+        takes them all, and the others wait for what it has under way."""
+        copies = len(children)
+        if not until(lambda: is_shared_out(place.url, copies) or ended(children), FIRST_SECONDS):
+            raise StartError(f"{relay.name} have not shared the outbox in {FIRST_SECONDS:g} s")
+        fill(place.url, relay.outbox, work.events, work.size, at_once=True)
 
     def _steady(self, work: Work, relay: Relay, place: Place, name: str, number: int) -> Sample:
         """Latency of what was committed after the warm-up; events that did not come are errors."""
@@ -196,6 +210,17 @@ def rows_left(url: str) -> int:
     with psycopg.connect(url, autocommit=True) as connection:
         row = connection.execute("SELECT count(*) FROM outbox").fetchone()
     return int(row[0]) if row else 0
+
+
+# No lock. Reads the whole of a table of 64 rows.
+SHARES = "SELECT count(*) FROM outbox_bucket WHERE owner IS NOT NULL GROUP BY owner"
+
+
+def is_shared_out(url: str, copies: int) -> bool:
+    """Every bucket is held, and every copy has its share of them."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        shares = [int(row[0]) for row in connection.execute(SHARES)]
+    return len(shares) == copies and sum(shares) == BUCKETS and max(shares) <= -(-BUCKETS // copies)
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any, Protocol
 
 import psycopg
 
-from bench.contestants import LeftOutError, Variant, source
 from bench.machine import PROJECT
 from bench.queues import debezium
 from bench.queues.rows import DEBEZIUM, OURS, USUAL, Outbox
+from bench.variants import LeftOutError, Variant, source
 from deploy.local.child import Child, Program
 from deploy.local.loopback import get
 from deploy.local.ports import free_port
@@ -108,7 +108,7 @@ class Relayd:
         child = Child(
             Program(
                 name=f"{self.name}-{number}",
-                command=[sys.executable, "-m", "relayd"],
+                command=[self.variant.python, "-m", "relayd"],
                 environment=environment,
                 log=place.folder / f"{self.name}-{number}.log",
                 directory=self.tree,
@@ -121,11 +121,8 @@ class Relayd:
         self.processes.stop()
 
     def description(self) -> Mapping[str, Any]:
-        return {
-            "name": self.name, "what": "relayd", "copies": self.copies,
-            "environment": dict(self.variant.environment), "commit": self.variant.commit,
-            "patch": self.variant.patch,
-        }  # fmt: skip
+        own = {"name": self.name, "what": "relayd", "copies": self.copies}
+        return self.variant.description() | own
 
 
 @dataclass(kw_only=True)

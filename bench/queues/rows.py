@@ -5,7 +5,6 @@ status column, and that of Debezium's outbox event router, whose payload is the 
 """
 
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import psycopg
@@ -142,16 +141,15 @@ def _text(size: int, chance: random.Random) -> str:
     return cut + "." * (size - len(cut.encode()))
 
 
-def fill(
-    url: str, outbox: Outbox, events: int, size: int, say: Callable[[int], None] = lambda n: None
-) -> None:
-    """In transactions of `STEP` events; ends with fresh statistics and everything written out."""
+def fill(url: str, outbox: Outbox, events: int, size: int, *, at_once: bool = False) -> None:
+    """In transactions of `STEP` events, or with `at_once` in one, so that no row is seen before
+    all are; with fresh statistics and everything written out."""
     ends = tails(size)
-    with psycopg.connect(url, autocommit=True) as connection:
+    with psycopg.connect(url, autocommit=not at_once) as connection:
         for first in range(0, events, STEP):
             last = min(first + STEP, events) - 1
             values = {"first": first, "last": last, "tails": ends, "headers": HEADERS}
             connection.execute(outbox.insert, values)
-            say(last + 1)
-        connection.execute(f"VACUUM (ANALYZE) {outbox.table}")
+        # No VACUUM within a transaction.
+        connection.execute(f"{'ANALYZE' if at_once else 'VACUUM (ANALYZE)'} {outbox.table}")
         connection.execute("CHECKPOINT")

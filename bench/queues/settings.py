@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.contestants import Variant
 from bench.result import RESULTS
 from bench.settings import (
     count_argument,
@@ -13,9 +12,11 @@ from bench.settings import (
     name_argument,
     names_argument,
     positive_argument,
+    python_argument,
     variant_argument,
     version_argument,
 )
+from bench.variants import Variant
 
 RELAY_SCENARIOS = ("drain", "steady", "held-drain", "held-steady", "copies", "sizes")
 NOTIFY_SCENARIOS = ("ingest", "away", "copies", "webhook")
@@ -78,7 +79,7 @@ def parse_settings(arguments: Sequence[str]) -> Settings:
         warm_events=found.warm_events,
         label=found.label or found.daemon,
         is_trial=found.trial,
-        variants=(own, *found.variant, *found.commit),
+        variants=(own, *found.variant, *found.commit, *found.python),
         peers=found.peers,
         results=None if found.no_result else found.results,
     )
@@ -115,6 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME:VAR=VALUE,…", help="another with these settings; repeatable")  # fmt: skip
     add("--commit", type=version_argument, action="append", default=[],
         metavar="NAME=REVISION", help="another from this commit; repeatable")  # fmt: skip
+    add("--python", type=python_argument, action="append", default=[],
+        metavar="NAME=PATH", help="another under this interpreter; repeatable")  # fmt: skip
     add("--peers", type=names_argument, default=(), help=f"of {','.join(RELAY_PEERS)}; none")
     add("--results", type=Path, default=RESULTS, help="folder of the result file")
     add("--no-result", action="store_true", help="print the table and write no file")

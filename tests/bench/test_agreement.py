@@ -9,7 +9,8 @@ import pytest
 
 from bench import contestants
 from bench.agreement import Answers, DisagreementError, answers_of, require_agreement
-from bench.contestants import LeftOutError, Service, Variant
+from bench.contestants import Service
+from bench.variants import LeftOutError, Variant
 
 Make = Callable[[str, Path], Service]
 

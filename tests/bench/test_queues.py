@@ -71,6 +71,10 @@ def test_wrong_argument_ends_the_bench_with_its_name(arguments: list[str]) -> No
             ["relayd", "usual-batch", "usual-row"],
         ),
         (["relay", "--scenarios", "held-steady", "--held-rate", "100"], ["relayd", "relayd-held"]),
+        (
+            ["relay", "--scenarios", "copies", "--copies", "1,2"],
+            ["relayd-1", "relayd-2"],
+        ),
         (["notify", "--scenarios", "away,webhook", "--webhook-events", "500"], ["notifyd"]),
     ],
 )

@@ -1,5 +1,8 @@
 """The command line of the bench."""
 
+import platform
+import sys
+
 import pytest
 
 from bench.scenarios import SCENARIOS
@@ -69,3 +72,18 @@ def test_wrong_argument_ends_with_code_two(
         parse_settings(arguments)
     assert ended.value.code == 2
     assert arguments[0] in capsys.readouterr().err
+
+
+def test_interpreter_is_another_way_to_run_and_is_told_by_its_build() -> None:
+    (own, other) = parse_settings(["--python", f"other={sys.executable}"]).variants
+    assert (own.name, other.name) == ("ticketd", "other")
+    assert other.description()["python"].startswith(platform.python_version())
+
+
+@pytest.mark.parametrize("text", ["other=/nowhere/python", "other", "other="])
+def test_interpreter_that_does_not_run_ends_the_bench(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_settings(["--python", text])
+    assert "is not NAME=PATH of an interpreter" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.contestants import STUDIES, LeftOutError, Variant, base_of, source
+from bench.variants import STUDIES, LeftOutError, Variant, base_of, source
 from tests.support.processes import PROJECT
 
 NAMES = sorted(path.name for path in STUDIES.glob("*.patch"))
