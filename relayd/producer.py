@@ -23,9 +23,9 @@ IDLE_POLL_SECONDS = 0.25
 # Small against what a topic accepts: a broker that refuses a batch refuses all rows in it, and each
 # has to be sent again alone.
 BATCH_BYTES = 131_072
-# A broker takes the requests of a connection one by one anyway. What would stand in line there
-# gathers here instead, so batches grow with the load and a lone record does not wait.
-REQUESTS_UNDER_WAY = 1
+# As many as an idempotent producer may have. Each request of librdkafka is for one partition: one
+# by one, a partition's turn comes after the acknowledgements of all others that the broker leads.
+REQUESTS_UNDER_WAY = 5
 QUEUE_KIBIBYTES = 262_144
 LEAST_SOCKET_MS = 2_000
 CLOSE_SECONDS = 1.0

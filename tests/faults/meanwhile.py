@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+import pytest
+
 from tests.pipeline.pipeline import Pipeline
 from tests.support.checker import Accepted, Verdict
 from tests.support.load import Load
@@ -67,12 +69,18 @@ def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundL
     return BackgroundLoad(pipeline, ticketd, tickets=ENDLESS, events=25, rate=rate)
 
 
-def seconds_until(condition: Callable[[], object], most: float, what: str) -> float:
-    """How long it took until `condition` held; fails after `most`. Asked a few times a second
-    only: what asks the database must not be the load that it looks for."""
+def seconds_until(
+    condition: Callable[[], object],
+    most: float,
+    what: str,
+    state: Callable[[], str] = lambda: "",
+) -> float:
+    """How long it took until `condition` held; fails after `most`, and says the `state`. Asked a
+    few times a second only: what asks the database must not be the load that it looks for."""
     begun = time.monotonic()
     while not condition():
-        assert time.monotonic() - begun < most, f"after {most:g} s there is still no {what}"
+        if time.monotonic() - begun >= most:
+            pytest.fail(f"after {most:g} s there is still no {what}; {state()}")
         time.sleep(ASK_SECONDS)
     return round(time.monotonic() - begun, 1)
 

@@ -93,7 +93,17 @@ def is_whole(cluster: ApacheKafka, topic: str) -> bool:
 
 
 def backlog_gone(pipeline: Pipeline) -> float:
-    return seconds_until(lambda: has_caught_up(pipeline), 60, "end of the backlog")
+    """Slow and stuck look the same but for what is left; so a failure tells it."""
+    return seconds_until(
+        lambda: has_caught_up(pipeline), 60, "end of the backlog", lambda: oldest_of(pipeline)
+    )
+
+
+def oldest_of(pipeline: Pipeline) -> str:
+    age = pipeline.count(
+        "SELECT coalesce(extract(epoch FROM now() - min(created_at)), 0)::int FROM outbox"
+    )
+    return f"{pipeline.state()}; the oldest row of the outbox waits for {age} s"
 
 
 def lose_leader(cluster: ApacheKafka, topic: str) -> float:

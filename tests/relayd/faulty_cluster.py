@@ -24,12 +24,22 @@ class FaultyCluster(MockCluster):
             ctypes.c_int16,
         ]
 
+        self._library.rd_kafka_mock_broker_set_rtt.argtypes = [
+            ctypes.c_void_p, ctypes.c_int32, ctypes.c_int,
+        ]  # fmt: skip
+
     def refuse(self, api: int, *codes: int) -> None:
         """The next requests of this kind are answered with these codes, then all is well."""
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, api, len(codes), array)
 
+    def answer_after(self, seconds: float) -> None:
+        """Every broker takes so long to answer, several requests at once."""
+        for broker in range(1, BROKERS + 1):
+            self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, round(seconds * 1000))
+
     def recover(self) -> None:
+        self.answer_after(0.0)
         for api in (PRODUCE, INIT_PRODUCER_ID):
             self._library.rd_kafka_mock_clear_request_errors(self._cluster, api)
 

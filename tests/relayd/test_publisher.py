@@ -1,11 +1,8 @@
 """The publisher: every row is settled once, with the verdict that fits what happened to it."""
 
 import asyncio
-import io
-import random
 import threading
 import time
-from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -13,13 +10,10 @@ import orjson
 import pytest
 from confluent_kafka import TIMESTAMP_CREATE_TIME
 
-from relayd.notices import Notices
-from relayd.producer import ProducerSettings
-from relayd.publisher import Publisher
-from servicedesk.logs import Log
 from servicedesk.queue.row import Acknowledged, Failure, Outcome, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError
-from tests.relayd.faulty_cluster import INIT_PRODUCER_ID, FaultyCluster
+from tests.relayd.faulty_cluster import BROKERS, INIT_PRODUCER_ID, FaultyCluster
+from tests.relayd.publishing import BEGUN_AT, Bench, run
 from tests.relayd.records import consume, headers_of, newest_offsets
 from tests.relayd.rows import REQUEST_ID, TRACEPARENT, outbox_row
 from tests.support.processes import free_port
@@ -31,74 +25,6 @@ FAILURE = Failure(
 )
 # What a busy machine may add to a bound; well below the delivery time-out of five seconds.
 BUSY_SECONDS = 2.0
-BEGUN_AT = 1_735_787_045.25
-
-
-class Bench:
-    """A publisher on a cluster, the rows given to it and what became of them."""
-
-    def __init__(self, publisher: Publisher, log: io.StringIO) -> None:
-        self.publisher = publisher
-        self.log = log
-        self.outcomes: list[tuple[QueuedRow, Outcome]] = []
-
-    def settle(self, row: QueuedRow, outcome: Outcome) -> None:
-        self.outcomes.append((row, outcome))
-
-    async def send(self, *rows: QueuedRow) -> list[Outcome]:
-        """The outcomes in the order of `rows`."""
-        before = len(self.outcomes)
-        for row in rows:
-            self.publisher.send(row, self.settle, BEGUN_AT)
-        await self.settled(before + len(rows))
-        found = {row.id: outcome for row, outcome in self.outcomes[before:]}
-        return [found[row.id] for row in rows]
-
-    async def settled(self, count: int) -> None:
-        deadline = time.monotonic() + 15
-        while len(self.outcomes) < count:
-            assert time.monotonic() < deadline, f"{len(self.outcomes)} of {count} settled"
-            await asyncio.sleep(0.005)
-
-
-def run(
-    scenario: Callable[[Bench], Awaitable[None]],
-    brokers: str,
-    topic: str,
-    *,
-    delivery_seconds: float = 5.0,
-    queue_messages: int = 10_000,
-    message_max_bytes: int = 1_000_000,
-    prepare: Callable[[], str] = lambda: "",
-) -> None:
-    settings = ProducerSettings(
-        brokers=brokers,
-        client_id="test",
-        compression="lz4",
-        message_max_bytes=message_max_bytes,
-        delivery_seconds=delivery_seconds,
-        linger_seconds=0.001,
-        queue_messages=queue_messages,
-    )
-
-    async def main() -> None:
-        lines = io.StringIO()
-        publisher = Publisher(
-            settings,
-            topic=topic,
-            dlq_topic=f"{topic}.dlq",
-            notices=Notices(Log("relayd", stream=lines), time.monotonic),
-            prepare=prepare,
-            random=random.random,
-            probe_seconds=0.5,
-        )
-        try:
-            await publisher.prepare()
-            await scenario(Bench(publisher, lines))
-        finally:
-            publisher.close()
-
-    asyncio.run(main())
 
 
 @pytest.fixture(scope="module")
@@ -325,6 +251,23 @@ def test_rows_refused_with_their_batch_are_sent_again_alone(
         rows = [outbox_row(row_id=number) for number in range(20)]
         assert await bench.send(*rows) == [Acknowledged()] * 20
         assert "batch_refused" in bench.log.getvalue()
+
+    run(scenario, faulty_cluster.bootstrap_servers(), unique_name)
+
+
+def test_partitions_of_a_broker_do_not_wait_for_each_other(
+    faulty_cluster: FaultyCluster, unique_name: str
+) -> None:
+    partitions_each = 4
+    faulty_cluster.create_topic(unique_name, BROKERS * partitions_each)
+
+    async def scenario(bench: Bench) -> None:
+        rows = [outbox_row(row_id=number) for number in range(200)]
+        await bench.send(*rows)
+        faulty_cluster.answer_after(1.0)
+        started = time.monotonic()
+        assert await bench.send(*rows) == [Acknowledged()] * 200
+        assert time.monotonic() - started < partitions_each * 1.0
 
     run(scenario, faulty_cluster.bootstrap_servers(), unique_name)
 
