@@ -44,8 +44,8 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
 
 
 def python_build(python: str) -> str:
-    """Version, build and compiler of an interpreter: the same version runs a third faster when it
-    was built with profiles, as Debian's is. Empty when it does not run."""
+    """Version, build and compiler of an interpreter: one that was built with profiles, as Debian's
+    is, is faster than another of the same version. Empty when it does not run."""
     return output_of([python, "-c", "import sys; print(' '.join(sys.version.split()))"]) or ""
 
 
