@@ -10,8 +10,8 @@ from collections.abc import Callable
 from servicedesk.correlation import continue_trace, sane_request_id
 from servicedesk.logs import Log
 from ticketd.access_log import AccessLog
+from ticketd.answers import ANSWERS
 from ticketd.errors import (
-    ANSWERS,
     BodyTimeoutError,
     DatabaseUnavailableError,
     ForbiddenError,

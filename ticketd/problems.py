@@ -6,7 +6,8 @@ from urllib.parse import quote
 
 import orjson
 
-from ticketd.errors import ANSWERS, INTERNAL_ERROR, Answer, FieldError, RequestError
+from ticketd.answers import ANSWERS, INTERNAL_ERROR, Answer
+from ticketd.errors import FieldError, RequestError
 from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
 
 PROBLEM = HeaderBlock((b"content-type", b"application/problem+json"), NOSNIFF, NOT_STORED)

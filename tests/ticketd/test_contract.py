@@ -15,9 +15,9 @@ from servicedesk.logs import Log
 from tests.conftest import StartDaemon
 from tests.support.processes import PROJECT
 from tests.support.storage import Storage
+from ticketd.answers import ANSWERS, INTERNAL_ERROR
 from ticketd.app import CONTRACT, build_app
 from ticketd.config import Config
-from ticketd.errors import ANSWERS, INTERNAL_ERROR
 
 TOKEN = "a-token-for-the-contract"
 CASES_AN_OPERATION = 20
