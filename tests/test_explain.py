@@ -63,6 +63,7 @@ FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused
 TICKET_COLUMNS = ("title", "text", "new", "low")
 NOW = "2026-01-15T08:00:00Z"
 KEY = (EVENT, EVENT)
+NEW_ATTACHMENT = (EVENT, TICKET, "name", "text/plain", 5, b"0" * 32, NOW, 20, 60_000)
 NEW_TICKET = ("title", "text", "low", "anna", None, NOW)
 INGESTED: dict[str, object] = {
     **{key: [UUID(int=number) for number in SOME] for key in ("event_ids", "wanted_ids")},
@@ -121,10 +122,8 @@ SAMPLES: dict[str, Parameters] = {
     "ticketd.installation.INSTALLATION": (),
     "ticketd.keyed.FIND_KEPT": ([UUID(int=number) for number in range(100)],),
     "KeyExpiry.EXPIRE": {"age_seconds": 86_400.0, "rows": 1000},
-    "ticketd.attachments.statements.ADD": (
-        *(EVENT, TICKET, "name", "text/plain", 5, b"0" * 32, NOW),
-        *(20, 60_000),
-    ),
+    "ticketd.attachments.statements.ADD": NEW_ATTACHMENT,
+    "ticketd.attachments.keyed.ADD_KEYED": (*NEW_ATTACHMENT, *KEY, "{}"),
     "ticketd.attachments.statements.FIND": (EVENT, TICKET),
     "ticketd.attachments.statements.LIST": (TICKET,),
     "ticketd.attachments.statements.COMPLETE": (EVENT, TICKET, 2, NOW, *OUTBOX_COLUMNS, NOW),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ticketd.errors import (
+    AlreadyAttachedError,
     AttachmentNotFoundError,
     AttachmentsDisabledError,
     BodyTimeoutError,
@@ -27,6 +28,7 @@ from ticketd.errors import (
     TransitionForbiddenError,
     UnauthenticatedError,
     UnsupportedMediaTypeError,
+    UploadExpiredError,
     UploadMismatchError,
     UploadMissingError,
 )
@@ -66,6 +68,8 @@ ANSWERS: dict[type[RequestError], Answer] = {
     TooManyAttachmentsError: Answer(
         status=409, code="too_many_attachments", title="Too many attachments"
     ),
+    UploadExpiredError: Answer(status=409, code="upload_expired", title="Upload expired"),
+    AlreadyAttachedError: Answer(status=409, code="already_attached", title="Already attached"),
     UploadMissingError: Answer(status=409, code="upload_missing", title="Upload missing"),
     UploadMismatchError: Answer(status=409, code="upload_mismatch", title="Upload mismatch"),
     StaleVersionError: Answer(status=412, code="version_mismatch", title="Version mismatch"),

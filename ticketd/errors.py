@@ -92,6 +92,25 @@ class TooManyAttachmentsError(RequestError):
         super().__init__(f"A ticket may have {most} attachments; remove one first")
 
 
+class UploadExpiredError(RequestError):
+    """The upload that was announced with this Idempotency-Key is over, or its attachment gone."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The upload that was announced with this Idempotency-Key is over; announce the file "
+            "again with a new key"
+        )
+
+
+class AlreadyAttachedError(RequestError):
+    """The upload that was announced with this Idempotency-Key is over, and was completed."""
+
+    def __init__(self, attachment_id: UUID) -> None:
+        super().__init__(
+            f"The file that was announced with this Idempotency-Key is attached as {attachment_id}"
+        )
+
+
 class UploadMissingError(RequestError):
     """Nothing has been uploaded that could be completed."""
 

@@ -16,7 +16,7 @@ from ticketd.conditional import entity_tag, expected_versions, is_current
 from ticketd.cursor import Cursors
 from ticketd.errors import Header, PreconditionRequiredError
 from ticketd.events import CREATED, TicketEvent, change_event
-from ticketd.idempotency import Kept, read_key
+from ticketd.idempotency import REPLAYED, Kept, read_key
 from ticketd.identifiers import (
     HIGHEST,
     LOWEST,
@@ -38,7 +38,6 @@ from ticketd.tickets import NewTicket, Ticket, TicketQuery, Versions
 
 # Of the 36 characters of the id in what ticket_json writes.
 ID_IN_JSON = slice(7, 43)
-REPLAYED = (b"idempotency-replayed", b"true")
 JSON_PATCH = (b"application/merge-patch+json", b"application/json")
 
 

@@ -13,6 +13,7 @@ from ticketd.errors import FieldError, IdempotencyKeyReusedError, InvalidFieldsE
 from ticketd.tokens import ANYONE, Caller
 
 HEADER = b"idempotency-key"
+REPLAYED = (b"idempotency-replayed", b"true")
 KEY_CHARACTERS = 255
 QUOTED = re.compile(rb'"([ !#-\[\]-~]*)"')
 ESCAPING = re.compile(rb'"((?:[ !#-\[\]-~]|\\["\\])*)"')

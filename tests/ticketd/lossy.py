@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
@@ -88,6 +88,17 @@ async def silenced(url: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
     async with server:
         yield _through(url, server), silence
         proxy.close()
+    await asyncio.gather(*proxy.connections)
+
+
+@asynccontextmanager
+async def severable(url: str) -> AsyncIterator[tuple[str, Callable[[], None]]]:
+    """The URL of a database behind a network, and what cuts every connection there is; the next
+    ones are let through."""
+    proxy = SilentProxy(*_address(url), asyncio.Event())
+    server = await asyncio.start_server(proxy.accept, "127.0.0.1", 0)
+    async with server:
+        yield _through(url, server), proxy.close
     await asyncio.gather(*proxy.connections)
 
 

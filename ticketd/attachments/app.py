@@ -50,7 +50,7 @@ def build_attachments(
     """`note_change` is awaited, as requests wait, after what may have changed a ticket, and before
     that is answered."""
     observer = AttachmentMetrics(metrics.registry)
-    bucket = Bucket(settings, _credentials(settings), observer)
+    bucket = Bucket(settings, _credentials(settings), now, observer)
     health = StoreHealth(
         probe=bucket.probe, went=observer.store_went, came_back=observer.store_came_back, log=log
     )

@@ -9,8 +9,9 @@ import hashlib
 import re
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
+from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from botocore.awsrequest import AWSRequest
 from yarl import URL
 
 from ticketd.attachments.attachment import Attachment
-from ticketd.attachments.credentials import NoCredentialsError, Source
+from ticketd.attachments.credentials import Credentials, NoCredentialsError, Source
 from ticketd.attachments.disposition import content_disposition
 from ticketd.attachments.settings import AttachmentSettings
 
@@ -32,10 +33,15 @@ CODE = re.compile(rb"<Code>([A-Za-z0-9]{1,64})</Code>")
 # No object has this key, and S3 says so to whom it lets in and who may list the bucket. Without
 # that right it says AccessDenied, also for every upload that has not come yet.
 NOWHERE = "tickets/nowhere"
+SECOND = timedelta(seconds=1)
 
 
 class StoreAwayError(Exception):
     """The store did not answer, or refuses all that ticketd asks; the text is the reason."""
+
+
+class UploadOverError(Exception):
+    """An upload that was to end at a moment that has come already."""
 
 
 class SignedRequest(NamedTuple):
@@ -44,6 +50,13 @@ class SignedRequest(NamedTuple):
     method: str
     url: str
     headers: dict[str, str]
+
+
+class Upload(NamedTuple):
+    """Of a file to S3, and when that ends."""
+
+    request: SignedRequest
+    expires_at: datetime
 
 
 class Stored(NamedTuple):
@@ -60,13 +73,18 @@ class CallObserver(Protocol):
 
 
 class Bucket:
-    """`run` has to run beside it. Every call raises StoreAwayError."""
+    """`run` has to run beside it. Every call raises StoreAwayError. `now` is UTC."""
 
     def __init__(
-        self, settings: AttachmentSettings, credentials: Source, observer: CallObserver
+        self,
+        settings: AttachmentSettings,
+        credentials: Source,
+        now: Callable[[], datetime],
+        observer: CallObserver,
     ) -> None:
         self._settings = settings
         self._credentials = credentials
+        self._now = now
         self._observer = observer
         self._session: aiohttp.ClientSession | None = None
 
@@ -76,17 +94,29 @@ class Bucket:
         async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=jar) as self._session:
             await asyncio.get_running_loop().create_future()
 
-    async def sign_upload(self, attachment: Attachment) -> SignedRequest:
-        """Type, size and checksum are part of the signature: nothing else can be uploaded with it
-        where the store holds the body against them, as AWS, MinIO and SeaweedFS do."""
+    async def sign_upload(
+        self, attachment: Attachment, expires_at: datetime | None = None
+    ) -> Upload:
+        """For as long as is set, or until a moment that is a whole second; raises UploadOverError
+        when that has come. Type, size and checksum are part of the signature: nothing else can be
+        uploaded with it where the store holds the body against them, as AWS, MinIO and SeaweedFS
+        do."""
         headers = {
             "Content-Type": attachment.content_type,
             "Content-Length": str(attachment.size),
             "x-amz-checksum-sha256": b64encode(attachment.sha256).decode(),
         }
-        expires = self._settings.upload_seconds
-        url = await self._presign("PUT", attachment.key, headers, {}, expires)
-        return SignedRequest("PUT", url, headers)
+        keys = await self._keys()
+        while True:
+            second = self._second()
+            end = expires_at or second + SECOND * int(self._settings.upload_seconds)
+            if end <= second:
+                raise UploadOverError
+            seconds = (end - second) // SECOND
+            url = self._presign(keys, "PUT", attachment.key, seconds=seconds, headers=headers)
+            # botocore reads the clock by itself: a second later, and it would end a second later.
+            if self._second() == second:
+                return Upload(SignedRequest("PUT", url, headers), end)
 
     async def sign_download(self, attachment: Attachment, method: str) -> SignedRequest:
         """`method` is GET or HEAD. Every header of the answer that a browser acts upon is ours."""
@@ -95,8 +125,9 @@ class Bucket:
             "response-content-type": attachment.content_type,
             "response-cache-control": "private, no-store",
         }
-        expires = self._settings.download_seconds
-        url = await self._presign(method, attachment.key, {}, parameters, expires)
+        seconds = int(self._settings.download_seconds)
+        keys = await self._keys()
+        url = self._presign(keys, method, attachment.key, seconds=seconds, parameters=parameters)
         return SignedRequest(method, url, {})
 
     async def look(self, key: str) -> Stored | None:
@@ -136,20 +167,23 @@ class Bucket:
         if answer.status not in statuses:
             raise StoreAwayError(_refusal(answer.status, await _code(answer)))
 
-    async def _presign(
+    def _second(self) -> datetime:
+        return self._now().replace(microsecond=0)
+
+    def _presign(
         self,
+        keys: Credentials,
         method: str,
         key: str,
-        headers: Mapping[str, str],
-        parameters: Mapping[str, str],
-        expires_seconds: float,
+        *,
+        seconds: int,
+        headers: Mapping[str, str] | None = None,
+        parameters: Mapping[str, str] | None = None,
     ) -> str:
         url = self._url(self._settings.public_endpoint, key)
-        request = AWSRequest(method=method, url=url, headers=dict(headers), params=parameters)
-        signer = S3SigV4QueryAuth(
-            await self._keys(), "s3", self._settings.region, expires=int(expires_seconds)
-        )
-        signer.add_auth(request)
+        request = AWSRequest(method=method, url=url, headers=headers, params=parameters)
+        region = self._settings.region
+        S3SigV4QueryAuth(keys, "s3", region, expires=seconds).add_auth(request)
         return str(request.prepare().url)
 
     def _url(self, endpoint: str, key: str) -> str:
@@ -158,7 +192,7 @@ class Bucket:
         parts = urlsplit(endpoint)
         return f"{parts.scheme}://{self._settings.bucket}.{parts.netloc}/{key}"
 
-    async def _keys(self) -> object:
+    async def _keys(self) -> Credentials:
         try:
             return await self._credentials()
         except NoCredentialsError as error:

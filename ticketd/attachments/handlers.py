@@ -5,18 +5,19 @@ A URL that a client gets is presigned, and so a secret: it is in the answer and 
 """
 
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
 from servicedesk.correlation import correlation_headers
-from ticketd import tickets
+from ticketd import idempotency, tickets
 from ticketd.arguments import JSON, identifier, refuse_parameters, require_type
 from ticketd.attachments.attachment import Attachment, Limits, NewAttachment
-from ticketd.attachments.bucket import Bucket
+from ticketd.attachments.bucket import Bucket, Upload, UploadOverError
 from ticketd.attachments.errands import Errands
 from ticketd.attachments.health import StoreHealth
+from ticketd.attachments.keyed import Announcement
 from ticketd.attachments.parsing import parser
 from ticketd.attachments.representation import (
     ADDED,
@@ -28,8 +29,16 @@ from ticketd.attachments.representation import (
 )
 from ticketd.attachments.statements import Addition
 from ticketd.attachments.store import AttachmentStore
-from ticketd.errors import AttachmentNotFoundError, UploadMismatchError, UploadMissingError
+from ticketd.errors import (
+    AlreadyAttachedError,
+    AttachmentNotFoundError,
+    Header,
+    UploadExpiredError,
+    UploadMismatchError,
+    UploadMissingError,
+)
 from ticketd.events import TicketEvent
+from ticketd.idempotency import REPLAYED, Key, read_key
 from ticketd.identifiers import IdentifierSource, moment_of
 from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
 from ticketd.pending import Pending
@@ -77,9 +86,14 @@ class AttachmentHandlers:
         refuse_parameters(request)
         ticket_id = identifier(request.path_id, "id")
         require_type(request, JSON)
-        new = self._parse(await request.body())
-        self._health.require()
-        return await self._errands.run(partial(self._announce, ticket_id, new))
+        body = await request.body()
+        new = self._parse(body)
+        given_key = request.headers.get(idempotency.HEADER)
+        if given_key is None:
+            self._health.require()
+            return await self._errands.run(partial(self._announce, ticket_id, new))
+        key = read_key(given_key, request.caller, f"attach {ticket_id}", body)
+        return await self._errands.run(partial(self._announce_once, ticket_id, new, key))
 
     async def complete(self, request: Request) -> Response:
         ticket_id, attachment_id = self._ids(request)
@@ -129,6 +143,25 @@ class AttachmentHandlers:
         return identifier(request.path_id, "id"), identifier(request.part_id, "attachment_id")
 
     async def _announce(self, ticket_id: UUID, new: NewAttachment) -> Response:
+        addition, upload = await self._prepare(ticket_id, new)
+        # No URL leaves before the row that the sweeper finds its object by.
+        await self._store.add(addition)
+        return _announced(addition.attachment, upload)
+
+    async def _announce_once(self, ticket_id: UUID, new: NewAttachment, key: Key) -> Response:
+        # Always from the database: files are too rare for their keys to be in Redis as well.
+        first = await self._store.find_announced(key)
+        if first is None:
+            self._health.require()
+            addition, upload = await self._prepare(ticket_id, new)
+            own = Announcement(addition.attachment.id, upload.expires_at)
+            first = await self._store.add_once(addition, own, key)
+            if first == own:
+                return _announced(addition.attachment, upload)
+        return await self._announced_before(ticket_id, first)
+
+    async def _prepare(self, ticket_id: UUID, new: NewAttachment) -> tuple[Addition, Upload]:
+        """What is to be added, and its upload."""
         attachment_id = self._identifiers.next()
         attachment = Attachment(
             id=attachment_id,
@@ -138,16 +171,27 @@ class AttachmentHandlers:
             completed_at=None,
             **new._asdict(),
         )
-        # Signatures are made to the second.
-        signed_at = self._now().replace(microsecond=0)
         upload = await self._health.ask(self._bucket.sign_upload(attachment))
-        # No URL leaves before the row that the sweeper finds its object by.
         late_seconds = self._upload_seconds + self._late_seconds
-        await self._store.add(Addition(attachment, self._most, late_seconds))
-        expires_at = signed_at + timedelta(seconds=int(self._upload_seconds))
-        location = f"/tickets/{ticket_id}/attachments/{attachment_id}"
-        own = HeaderBlock((b"location", location.encode()))
-        return Response(201, NOT_STORED_JSON, upload_json(attachment, upload, expires_at), own)
+        return Addition(attachment, self._most, late_seconds), upload
+
+    async def _announced_before(self, ticket_id: UUID, first: Announcement) -> Response:
+        """The first answer again, and an upload that ends when the first one does: the row is only
+        kept for that long. Raises UploadExpiredError and AlreadyAttachedError when it is over."""
+        try:
+            found = await self._store.get(ticket_id, first.attachment_id)
+        except AttachmentNotFoundError:
+            raise UploadExpiredError from None
+        self._health.require()
+        announced = found._replace(state="pending", completed_at=None)
+        signing = self._bucket.sign_upload(announced, first.expires_at)
+        try:
+            upload = await self._health.ask(signing)
+        except UploadOverError:
+            if found.state == "ready":
+                raise AlreadyAttachedError(found.id) from None
+            raise UploadExpiredError from None
+        return _announced(announced, upload, REPLAYED)
 
     async def _complete(self, ticket_id: UUID, attachment_id: UUID, headers: bytes) -> Attachment:
         found = await self._store.get(ticket_id, attachment_id)
@@ -186,3 +230,9 @@ class AttachmentHandlers:
     ) -> Callable[[Ticket, Attachment], TicketEvent]:
         event_id = self._identifiers.next()
         return partial(attachment_event, event_type, event_id, headers)
+
+
+def _announced(attachment: Attachment, upload: Upload, *more: Header) -> Response:
+    location = f"/tickets/{attachment.ticket_id}/attachments/{attachment.id}"
+    own = HeaderBlock((b"location", location.encode()), *more)
+    return Response(201, NOT_STORED_JSON, upload_json(attachment, upload), own)

@@ -1,7 +1,6 @@
 """Attachments as JSON: as the API shows them, and in the events of their ticket."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +9,7 @@ import orjson
 from servicedesk.bucket import bucket_of
 from servicedesk.queue.row import queue_key
 from ticketd.attachments.attachment import Attachment
-from ticketd.attachments.bucket import SignedRequest
+from ticketd.attachments.bucket import Upload
 from ticketd.events import TicketEvent
 from ticketd.representation import members as ticket_members
 from ticketd.representation import timestamp
@@ -42,16 +41,13 @@ def list_json(attachments: Sequence[Attachment]) -> bytes:
     return orjson.dumps({"items": [members(attachment) for attachment in attachments]})
 
 
-def upload_json(attachment: Attachment, upload: SignedRequest, expires_at: datetime) -> bytes:
+def upload_json(attachment: Attachment, upload: Upload) -> bytes:
+    method, url, headers = upload.request
+    expires_at = timestamp(upload.expires_at)
     return orjson.dumps(
         {
             "attachment": members(attachment),
-            "upload": {
-                "method": upload.method,
-                "url": upload.url,
-                "headers": upload.headers,
-                "expires_at": timestamp(expires_at),
-            },
+            "upload": {"method": method, "url": url, "headers": headers, "expires_at": expires_at},
         }
     )
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
+from psycopg.pq.abc import PGresult
+
 from servicedesk import binary
 from servicedesk.wire import Statement, Wire
 from ticketd.attachments.attachment import Attachment
@@ -64,21 +66,26 @@ SELECT EXISTS (SELECT FROM ticket), EXISTS (SELECT FROM free),
 
 
 async def add(wire: Wire, addition: Addition) -> Added:
+    return outcome_of(wire, await wire.run(ADD, values_of(addition)))
+
+
+def values_of(addition: Addition) -> list[bytes | None]:
+    """The parameters $1 to $9 of a statement that adds it."""
     attachment = addition.attachment
-    result = await wire.run(
-        ADD,
-        [
-            attachment.id.bytes,
-            attachment.ticket_id.bytes,
-            binary.text(attachment.name),
-            binary.text(attachment.content_type),
-            binary.int8(attachment.size),
-            attachment.sha256,
-            binary.timestamptz(attachment.created_at),
-            binary.int8(addition.most),
-            binary.int8(round(addition.late_seconds * 1000)),
-        ],
-    )
+    return [
+        attachment.id.bytes,
+        attachment.ticket_id.bytes,
+        binary.text(attachment.name),
+        binary.text(attachment.content_type),
+        binary.int8(attachment.size),
+        attachment.sha256,
+        binary.timestamptz(attachment.created_at),
+        binary.int8(addition.most),
+        binary.int8(round(addition.late_seconds * 1000)),
+    ]
+
+
+def outcome_of(wire: Wire, result: PGresult) -> Added:
     ((has_ticket, has_place, is_added),) = wire.rows(result, tuple)
     if is_added:
         return "added"

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from servicedesk.wire import Wire
-from ticketd.attachments import statements
+from ticketd.attachments import keyed, statements
 from ticketd.attachments.attachment import Attachment
-from ticketd.attachments.statements import Addition, Turn
+from ticketd.attachments.keyed import Announcement
+from ticketd.attachments.statements import Added, Addition, Turn
 from ticketd.batches import get_many
 from ticketd.errors import (
     AttachmentNotFoundError,
@@ -19,6 +20,8 @@ from ticketd.errors import (
     TooManyAttachmentsError,
 )
 from ticketd.events import TicketEvent
+from ticketd.idempotency import Kept, Key, require_same
+from ticketd.keyed import find_kept
 from ticketd.lanes import BatchObserver, Lanes, LaneSettings
 from ticketd.store import RACE_LIMIT
 from ticketd.tickets import Ticket
@@ -57,11 +60,33 @@ class AttachmentStore:
             outcome = await self._lanes.submit(partial(statements.add, addition=addition))
             if outcome == "added":
                 return
-            if outcome == "no_ticket":
-                raise TicketNotFoundError(addition.attachment.ticket_id)
-            if outcome == "full":
-                raise TooManyAttachmentsError(addition.most)
+            _require_place(addition, outcome)
         raise OverloadedError
+
+    async def add_once(
+        self, addition: Addition, announcement: Announcement, key: Key
+    ) -> Announcement:
+        """As `add`, with the key: what the first request with it announced, this one or an
+        earlier. What fails leaves its key unused. Raises IdempotencyKeyReusedError as well."""
+        ask = partial(keyed.add_keyed, addition=addition, announcement=announcement, key=key)
+        for _ in range(RACE_LIMIT):
+            outcome = await self._lanes.submit(ask)
+            if outcome == "added":
+                return announcement
+            # The first request may be what took the last place.
+            first = await self.find_announced(key)
+            if first is not None:
+                return first
+            _require_place(addition, outcome)
+        raise OverloadedError
+
+    async def find_announced(self, key: Key) -> Announcement | None:
+        """What the first request with this key announced. Raises IdempotencyKeyReusedError."""
+        ask = partial(find_kept, items=[key.digest])
+        kept: Kept | None = (await self._lanes.submit(ask))[0]
+        if kept is None:
+            return None
+        return keyed.announcement_of(require_same(kept, key))
 
     async def get(self, ticket_id: UUID, attachment_id: UUID) -> Attachment:
         """In any state but `removing`. Raises AttachmentNotFoundError, and TicketNotFoundError
@@ -139,6 +164,13 @@ class AttachmentStore:
     async def _next(self, attachment: Attachment, touch: Touch, describe: Describe) -> Turn:
         ticket = touch(await self._ticket(attachment.ticket_id))
         return Turn(attachment, ticket, describe(ticket, attachment))
+
+
+def _require_place(addition: Addition, outcome: Added) -> None:
+    if outcome == "no_ticket":
+        raise TicketNotFoundError(addition.attachment.ticket_id)
+    if outcome == "full":
+        raise TooManyAttachmentsError(addition.most)
 
 
 async def _ask(wire: Wire, items: Sequence[Ask]) -> Sequence[Any]:

@@ -1,11 +1,16 @@
 """What a client of attachments does: announce, upload to S3, complete, download."""
 
 import hashlib
+from datetime import UTC, datetime, timedelta
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import httpx
+import orjson
 
 from tests.ticketd.application import Running
+from ticketd.attachments.attachment import Attachment
 
 CONTENT = "Принтер: журнал ошибок 🖨️\n".encode() * 40
 NAME = "журнал ошибок 🖨️.txt"
@@ -78,6 +83,38 @@ class Client:
 async def client_of(app: Running) -> Client:
     """For a new ticket."""
     return Client(app.client, await app.create())
+
+
+def an_attachment() -> Attachment:
+    return Attachment(
+        id=UUID(int=1),
+        ticket_id=UUID(int=2),
+        state="pending",
+        name="a.txt",
+        content_type="text/plain",
+        size=len(CONTENT),
+        sha256=hashlib.sha256(CONTENT).digest(),
+        created_at=datetime.now(UTC),
+        completed_at=None,
+    )
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def end_of(url: str) -> datetime:
+    """When S3 no longer takes a presigned request, as its signature has it."""
+    query = parse_qs(urlsplit(url).query)
+    signed_at = datetime.strptime(query["X-Amz-Date"][0], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return signed_at + timedelta(seconds=int(query["X-Amz-Expires"][0]))
+
+
+async def announce_once(client: Client, key: str = "k", *, name: str = NAME) -> httpx.Response:
+    """With an Idempotency-Key; the same name is the same body, byte for byte."""
+    headers = {"content-type": "application/json", "idempotency-key": key}
+    body = orjson.dumps(announcement(name=name))
+    return await client.ticketd.post(client.path, content=body, headers=headers)
 
 
 def key_of(found: dict[str, Any]) -> str:

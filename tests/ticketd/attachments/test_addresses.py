@@ -1,11 +1,8 @@
 """Where the store is, and with what credentials: path and virtual-hosted style, another endpoint
 for clients, a profile instead of a key. And no secret of it in logs and events."""
 
-import hashlib
-from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
-from uuid import UUID
 
 import httpx
 import psycopg
@@ -16,8 +13,13 @@ from servicedesk.environment import SettingError
 from tests.conftest import StartDaemon
 from tests.support.storage import SECRET_KEY, Storage
 from tests.ticketd.application import NEW, running
-from tests.ticketd.attachments.conversation import CONTENT, Client, client_of
-from ticketd.attachments.attachment import Attachment
+from tests.ticketd.attachments.conversation import (
+    CONTENT,
+    Client,
+    an_attachment,
+    client_of,
+    utc_now,
+)
 from ticketd.attachments.bucket import Bucket
 from ticketd.attachments.credentials import fixed
 from ticketd.attachments.metrics import AttachmentMetrics
@@ -51,9 +53,9 @@ async def test_virtual_hosted_urls_are_signed_for_the_buckets_own_host(storage: 
     settings = Config.from_environment(values | DATABASE).attachments
     assert settings is not None
     key = fixed(values["S3_ACCESS_KEY"], values["S3_SECRET_KEY"], None)
-    bucket = Bucket(settings, key, AttachmentMetrics(CollectorRegistry()))
+    bucket = Bucket(settings, key, utc_now, AttachmentMetrics(CollectorRegistry()))
     attachment = an_attachment()
-    upload = await bucket.sign_upload(attachment)
+    upload = (await bucket.sign_upload(attachment)).request
     download = await bucket.sign_download(attachment, "GET")
     for url in (upload.url, download.url):
         assert urlsplit(url).netloc == f"{storage.bucket}.{host}"
@@ -66,20 +68,6 @@ async def test_virtual_hosted_urls_are_signed_for_the_buckets_own_host(storage: 
         there = download.url.replace(headers["Host"], here.netloc)
         downloaded = await plain.get(there, headers={"Host": headers["Host"]})
     assert downloaded.content == storage.read(attachment.key) == CONTENT
-
-
-def an_attachment() -> Attachment:
-    return Attachment(
-        id=UUID(int=1),
-        ticket_id=UUID(int=2),
-        state="pending",
-        name="a.txt",
-        content_type="text/plain",
-        size=len(CONTENT),
-        sha256=hashlib.sha256(CONTENT).digest(),
-        created_at=datetime.now(UTC),
-        completed_at=None,
-    )
 
 
 async def test_profile_of_the_machine_stands_in_for_a_key(

@@ -6,6 +6,7 @@ from contextlib import suppress
 from prometheus_client import CollectorRegistry
 
 from tests.support.storage import Storage
+from tests.ticketd.attachments.conversation import utc_now
 from ticketd.attachments.bucket import Bucket
 from ticketd.attachments.credentials import fixed
 from ticketd.attachments.metrics import AttachmentMetrics
@@ -35,7 +36,8 @@ async def test_code_of_an_error_is_found_in_whatever_pieces_it_comes(storage: St
     values["DATABASE_URL"] = "postgresql://u:p@127.0.0.1:5432/d"
     settings = Config.from_environment(values).attachments
     assert settings is not None
-    bucket = Bucket(settings, fixed("key", "secret", None), AttachmentMetrics(CollectorRegistry()))
+    metrics = AttachmentMetrics(CollectorRegistry())
+    bucket = Bucket(settings, fixed("key", "secret", None), utc_now, metrics)
     connections = asyncio.create_task(bucket.run())
     await asyncio.sleep(0)  # its first turn
     try:
