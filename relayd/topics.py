@@ -109,7 +109,10 @@ def _look_at_fence(admin: AdminClient, topics: Topics, log: Log) -> None:
     try:
         settings = asked.result(timeout=CREATE_SECONDS + 1)
     except (KafkaException, TimeoutError) as error:
-        log.info("topic_fence_unknown", topic=topics.topic, reason=str(error))
+        cause = error.args[0] if isinstance(error, KafkaException) else None
+        reason = kafka_text(cause) if isinstance(cause, KafkaError) else "no answer in time"
+        # The local stack's in-memory Kafka has no controller, and so never tells.
+        log.info("topic_fence_unknown", topic=topics.topic, setting=FENCE, reason=reason)
         return
     entry = settings.get(FENCE)
     found = None if entry is None else int(entry.value)
