@@ -32,7 +32,8 @@ class Key(NamedTuple):
 
 class Kept(NamedTuple):
     """What is kept under a key: the ticket that was created or changed, and the JSON that was
-    answered, None where it follows from the request and the id."""
+    answered or, of an announced attachment, that the answer is made from; None where it follows
+    from the request and the id."""
 
     fingerprint: bytes
     ticket_id: UUID

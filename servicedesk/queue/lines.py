@@ -105,10 +105,10 @@ class Lane:
 
 
 class Lines:
-    """`lane_rows` bounds the rows of one receiver in memory; it may be changed at any time."""
+    """`lane_rows` bounds the rows of one receiver in memory."""
 
     def __init__(self, *, lane_rows: int, create_circuit: Callable[[], Circuit]) -> None:
-        self.lane_rows = lane_rows
+        self._lane_rows = lane_rows
         self._create_circuit = create_circuit
         self.buckets = [Bucket(number=number) for number in range(BUCKETS)]
         self.lanes: dict[str, Lane] = {}
@@ -126,7 +126,7 @@ class Lines:
         known, row_id = self.buckets[row.bucket].known, row.id
         if row_id in known:
             return True
-        if lane.rows >= self.lane_rows:
+        if lane.rows >= self._lane_rows:
             return False
         known.add(row_id)
         lane.rows += 1
@@ -145,7 +145,7 @@ class Lines:
 
     def has_room(self, lane: Lane) -> bool:
         """Room worth a read: half of the bound."""
-        return lane.rows <= self.lane_rows // 2
+        return lane.rows <= self._lane_rows // 2
 
     def begin(self, line: Line, bucket: Bucket, now: float) -> None:
         """The first row of a line goes under way; the bucket is the row's."""

@@ -8,20 +8,12 @@ without the earlier ones of its key.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from operator import attrgetter
 
-from servicedesk.bucket import BUCKETS
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
-
-# In a read, of each bucket, unless they are big; then at least one, so that none has to wait.
-ROWS_EACH = 16
-# Of a payload, until the first read tells: so big that a first read of big ones is short.
-GUESSED_BYTES = 32_768
-PAYLOAD = attrgetter("payload")
 
 
 class Reading:
@@ -36,23 +28,12 @@ class Reading:
         self._settings = settings
         self._horizon = Horizon()
         self._server = ""
-        self._payload_bytes = GUESSED_BYTES
 
     def _ours(self) -> list[Bucket]:
         return [bucket for bucket in self._lines.buckets if bucket.is_ours]
 
     def _rows_each(self, buckets: int) -> int:
-        rows = max(ROWS_EACH, self._settings.read_rows // max(1, buckets))
-        fit = self._settings.lane_bytes // 2 // self._payload_bytes // max(1, buckets)
-        return min(rows, max(1, fit))
-
-    def _size_up(self, rows: Sequence[QueuedRow]) -> None:
-        """The bigger the payloads that were read last, the fewer of them come into memory."""
-        if rows:
-            mean = sum(map(len, map(PAYLOAD, rows))) // len(rows)
-            self._payload_bytes = max(1, mean, self._payload_bytes // 2)
-            fit = max(2 * BUCKETS, self._settings.lane_bytes // self._payload_bytes)
-            self._lines.lane_rows = min(self._settings.lane_rows, fit)
+        return max(16, self._settings.read_rows // max(1, buckets))
 
     async def read(self) -> bool:
         """Read what is new, and let lanes that are aside catch up. True when rows came in."""
@@ -109,7 +90,6 @@ class Reading:
         )
         still = [b for b in ours if b.is_ours and b.epoch == epochs[b.number]]
         self._take(rows, {bucket.number: bucket for bucket in still})
-        self._size_up(rows)
         counts = Counter(row.bucket for row in rows) if keys or receivers else None
         for bucket in still:
             if counts is not None and counts[bucket.number] < most:
@@ -161,7 +141,6 @@ class Reading:
                 reached[row.bucket] = row.id
             else:
                 full.add(row.bucket)
-        self._size_up(rows)
         # A floor that was lowered meanwhile stands: something below it has to be read again.
         lowered = [number for number in asked if floors.get(number, 0) != asked[number]]
         floors.update({number: reached[number] for number in asked if number not in lowered})

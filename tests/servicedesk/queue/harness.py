@@ -194,19 +194,14 @@ def tickets(count: int) -> list[uuid.UUID]:
 
 
 def fill(
-    url: str,
-    ids: Sequence[uuid.UUID],
-    events: int,
-    *,
-    receivers: Sequence[str] = ("",),
-    payload: str = "{}",
+    url: str, ids: Sequence[uuid.UUID], events: int, *, receivers: Sequence[str] = ("",)
 ) -> None:
     """`events` rows for each ticket and receiver, sequences 1, 2, … interleaved over tickets."""
     with psycopg.connect(url) as connection:
         for sequence in range(1, events + 1):
             for ticket in ids:
                 for receiver in receivers:
-                    insert(connection, ticket, sequence, receiver=receiver, payload=payload)
+                    insert(connection, ticket, sequence, receiver=receiver)
 
 
 def count(url: str, statement: str) -> int:

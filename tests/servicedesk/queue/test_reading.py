@@ -14,7 +14,7 @@ from servicedesk.queue.reading import Reading
 from servicedesk.queue.row import Unreachable
 from servicedesk.queue.statements import Statements
 from servicedesk.queue.store import QueueStore
-from servicedesk.queue.tables import DELIVERY, OUTBOX
+from servicedesk.queue.tables import DELIVERY
 from tests.servicedesk.queue.harness import SETTINGS, Receiver, count, fill, tickets, until, working
 
 AWAY = Backoff(base_seconds=60.0, cap_seconds=60.0)
@@ -67,39 +67,3 @@ async def test_backlog_that_was_passed_over_is_counted_and_sent_at_last(database
                 r for r in receiver.arrived if (r.aggregate_id, r.receiver) == (ticket, name)
             ]
             assert [row.sequence for row in arrived] == list(range(1, 11))
-
-
-async def test_big_payloads_fill_memory_by_their_bytes(database_url: str) -> None:
-    size, bound = 10_000, 2_000_000
-    bounded = replace(SETTINGS, lane_bytes=bound, lane_rows=512)
-    fill(database_url, tickets(600), 1, payload=f'"{"ы" * (size // 2 - 1)}"')
-    lines = Lines(
-        lane_rows=bounded.lane_rows,
-        create_circuit=lambda: Circuit(AWAY, now=time.monotonic, random=lambda: 0.5),
-    )
-    for bucket in lines.buckets:
-        bucket.gain(epoch=1)
-    async with create_pool(
-        database_url, application="test", minimum=1, maximum=2, wait_seconds=2
-    ) as pool:
-        store = QueueStore(Statements(pool, OUTBOX))
-        reading = Reading(
-            store=store, lines=lines, parking=Parking(time.monotonic), settings=bounded
-        )
-        await reading.raise_horizon()
-        while await reading.read():
-            assert lines.total_rows * size <= bound
-        assert lines.total_rows * size > bound / 4
-        # What is small comes in again as ever, once it is seen to be small.
-        arrive(lines)
-        fill(database_url, tickets(600), 1)
-        while lines.lane_rows < bounded.lane_rows:
-            assert await reading.read()
-            arrive(lines)
-        await store.close()
-
-
-def arrive(lines: Lines) -> None:
-    """Everything that is in memory."""
-    while lines.lines:
-        lines.finish([line.rows[0] for line in lines.lines.values()])
