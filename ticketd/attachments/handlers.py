@@ -87,13 +87,13 @@ class AttachmentHandlers:
         ticket_id = identifier(request.path_id, "id")
         require_type(request, JSON)
         body = await request.body()
-        new = self._parse(body)
         given_key = request.headers.get(idempotency.HEADER)
         if given_key is None:
+            new = self._parse(body)
             self._health.require()
             return await self._errands.run(partial(self._announce, ticket_id, new))
         key = read_key(given_key, request.caller, f"attach {ticket_id}", body)
-        return await self._errands.run(partial(self._announce_once, ticket_id, new, key))
+        return await self._errands.run(partial(self._announce_once, ticket_id, body, key))
 
     async def complete(self, request: Request) -> Response:
         ticket_id, attachment_id = self._ids(request)
@@ -148,10 +148,12 @@ class AttachmentHandlers:
         await self._store.add(addition)
         return _announced(addition.attachment, upload)
 
-    async def _announce_once(self, ticket_id: UUID, new: NewAttachment, key: Key) -> Response:
-        # Always from the database: files are too rare for their keys to be in Redis as well.
+    async def _announce_once(self, ticket_id: UUID, body: bytes, key: Key) -> Response:
+        # Always from the database: files are too rare for their keys to be in Redis as well. And
+        # first of all: what was taken before is not held against today's limits.
         first = await self._store.find_announced(key)
         if first is None:
+            new = self._parse(body)
             self._health.require()
             addition, upload = await self._prepare(ticket_id, new)
             own = Announcement(addition.attachment.id, upload.expires_at)
@@ -182,15 +184,17 @@ class AttachmentHandlers:
             found = await self._store.get(ticket_id, first.attachment_id)
         except AttachmentNotFoundError:
             raise UploadExpiredError from None
+        is_ready = found.state == "ready"
+        over = AlreadyAttachedError(found.id) if is_ready else UploadExpiredError()
+        if first.expires_at <= self._now():
+            raise over  # also while the store is away
         self._health.require()
         announced = found._replace(state="pending", completed_at=None)
         signing = self._bucket.sign_upload(announced, first.expires_at)
         try:
             upload = await self._health.ask(signing)
         except UploadOverError:
-            if found.state == "ready":
-                raise AlreadyAttachedError(found.id) from None
-            raise UploadExpiredError from None
+            raise over from None
         return _announced(announced, upload, REPLAYED)
 
     async def _complete(self, ticket_id: UUID, attachment_id: UUID, headers: bytes) -> Attachment:

@@ -180,6 +180,36 @@ async def test_other_body_with_the_same_key_is_refused_also_without_the_store(
     assert count(environment) == (1, 1)
 
 
+async def test_repeat_is_not_held_against_limits_that_changed(
+    environment: dict[str, str],
+) -> None:
+    async with running(environment) as app:
+        client = await client_of(app)
+        first = await announce_once(client)
+    limits = {"TICKETD_ATTACHMENT_TYPES": "image/png", "TICKETD_ATTACHMENT_MAX_BYTES": "1000"}
+    async with running(environment | limits) as app:
+        client = Client(app.client, {"id": first.json()["attachment"]["ticket_id"]})
+        assert_replays(await announce_once(client), first)
+        assert problem_of(await announce_once(client, "new")) == (400, "validation_failed")
+    assert count(environment) == (1, 1)
+
+
+async def test_what_is_over_is_over_also_without_the_store(environment: dict[str, str]) -> None:
+    async with running(environment | {"TICKETD_ATTACHMENT_UPLOAD_TTL": "1s"}) as app:
+        client = await client_of(app)
+        first = (await announce_once(client)).json()
+    async with running(environment | AWAY) as app:
+        client = Client(app.client, {"id": first["attachment"]["ticket_id"]})
+        await until(lambda: is_away(app))
+        expires_at = datetime.fromisoformat(first["upload"]["expires_at"])
+
+        async def is_over() -> bool:
+            return utc_now() >= expires_at
+
+        await until(is_over)
+        assert problem_of(await announce_once(client)) == (409, "upload_expired")
+
+
 async def is_away(app: Running) -> bool:
     return bool(app.events("storage_away"))
 
