@@ -94,12 +94,13 @@ def latency_at(share: float) -> Callable[[Result], Spread | None]:
 
 
 def overload_to_capacity(value: Callable[[Sample], float]) -> Callable[[Result], Spread | None]:
-    """A value at several times capacity to the same at capacity, round by round."""
+    """A value at several times capacity to the same at capacity, round by round, in runs that
+    measured their capacity: one that was given may be anything."""
 
     def found(result: Result) -> Spread | None:
         samples = _of(result, "overload")
         offered = sorted({sample.figures.offered or 0.0 for sample in samples})
-        if len(offered) < 2:
+        if len(offered) < 2 or result.settings.get("capacity"):
             return None
         low, high = (
             [value(sample) for sample in samples if sample.figures.offered == rate]

@@ -1,5 +1,7 @@
 """What was wanted against what was measured, in the newest run that has it."""
 
+from dataclasses import replace
+
 from bench.wanted import wanted_table
 from tests.bench.samples import result, sample
 
@@ -31,6 +33,12 @@ def test_overload_is_held_against_the_same_run_at_capacity() -> None:
     table = wanted_table([result(low, high, label="overload")])
     assert "to those at capacity | ≥ 0.95 | 0.96 (0.96–0.96) | yes | overload |" in table
     assert "to that at capacity | ≤ 2 | 1 (1–1) | yes | overload |" in table
+
+
+def test_overload_of_a_capacity_that_was_given_counts_for_nothing() -> None:
+    samples = [sample("overload", rate=r, offered=r) for r in (1000.0, 3000.0)]
+    table = wanted_table([replace(result(*samples), settings={"capacity": 1000.0})])
+    assert "capacity" not in table
 
 
 def test_latency_counts_at_half_of_the_capacity_of_its_own_run() -> None:
