@@ -107,7 +107,8 @@ class AlreadyAttachedError(RequestError):
 
     def __init__(self, attachment_id: UUID) -> None:
         super().__init__(
-            f"The file that was announced with this Idempotency-Key is attached as {attachment_id}"
+            "The file that was announced with this Idempotency-Key is attached as "
+            f"{attachment_id}; nothing is left to do"
         )
 
 
