@@ -5,6 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ def package_versions(packages: Sequence[str] = PACKAGES) -> dict[str, str]:
     return found
 
 
+@cache
 def python_build(python: str) -> str:
     """Version, build and compiler of an interpreter: one that was built with profiles, as Debian's
     is, is faster than another of the same version. Empty when it does not run."""

@@ -8,6 +8,7 @@ somebody else's business, or appear on first use.
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
@@ -91,7 +92,7 @@ def _try_to_create(
     return _error(created[name])
 
 
-def _error(future: "Future[None]") -> KafkaError | None:
+def _error(future: "Future[Any]") -> KafkaError | None:
     try:
         future.result(timeout=CREATE_SECONDS + 1)
     except KafkaException as error:
@@ -106,15 +107,12 @@ def _look_at_fence(admin: AdminClient, topics: Topics, log: Log) -> None:
     """Say so when the topic would take a stale record, or refuse one that is in time."""
     resource = ConfigResource(ConfigResource.Type.TOPIC, topics.topic)
     asked = admin.describe_configs([resource], request_timeout=CREATE_SECONDS)[resource]
-    try:
-        settings = asked.result(timeout=CREATE_SECONDS + 1)
-    except (KafkaException, TimeoutError) as error:
-        cause = error.args[0] if isinstance(error, KafkaException) else None
-        reason = kafka_text(cause) if isinstance(cause, KafkaError) else "no answer in time"
+    if (error := _error(asked)) is not None:
         # The local stack's in-memory Kafka has no controller, and so never tells.
+        reason = kafka_text(error)
         log.info("topic_fence_unknown", topic=topics.topic, setting=FENCE, reason=reason)
         return
-    entry = settings.get(FENCE)
+    entry = asked.result().get(FENCE)
     found = None if entry is None else int(entry.value)
     if found != topics.fence_ms:
         log.warning(

@@ -8,12 +8,10 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-import pytest
-
 from tests.pipeline.pipeline import Pipeline
 from tests.support.checker import Accepted, Verdict
 from tests.support.load import Load
-from tests.support.processes import Daemon
+from tests.support.processes import Daemon, wait_until
 from tests.support.topic_log import TopicRecord
 
 ENDLESS = 1_000_000
@@ -70,18 +68,12 @@ def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundL
 
 
 def seconds_until(
-    condition: Callable[[], object],
-    most: float,
-    what: str,
-    state: Callable[[], str] = lambda: "",
+    condition: Callable[[], object], most: float, what: str | Callable[[], str]
 ) -> float:
-    """How long it took until `condition` held; fails after `most`, and says the `state`. Asked a
-    few times a second only: what asks the database must not be the load that it looks for."""
+    """How long it took until `condition` held; fails after `most`. Asked a few times a second
+    only: what asks the database must not be the load that it looks for."""
     begun = time.monotonic()
-    while not condition():
-        if time.monotonic() - begun >= most:
-            pytest.fail(f"after {most:g} s there is still no {what}; {state()}")
-        time.sleep(ASK_SECONDS)
+    wait_until(condition, most, what, every=ASK_SECONDS)
     return round(time.monotonic() - begun, 1)
 
 

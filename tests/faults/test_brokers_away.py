@@ -100,8 +100,7 @@ def backlog_gone(pipeline: Pipeline) -> float:
     return seconds_until(
         lambda: has_caught_up(pipeline),
         CATCH_UP_SECONDS,
-        "end of the backlog",
-        lambda: oldest_of(pipeline),
+        lambda: f"end of the backlog; {oldest_of(pipeline)}",
     )
 
 

@@ -25,7 +25,10 @@ Found = TypeVar("Found")
 
 
 def wait_until(
-    condition: Callable[[], Found], seconds: float, what: str | Callable[[], str]
+    condition: Callable[[], Found],
+    seconds: float,
+    what: str | Callable[[], str],
+    every: float = POLL_SECONDS,
 ) -> Found:
     """Poll until `condition` returns something true, and return it; fails after `seconds`. `what`
     may be worked out when it fails, from the state at that moment."""
@@ -34,7 +37,7 @@ def wait_until(
         if time.monotonic() > deadline:
             told = what if isinstance(what, str) else what()
             raise AssertionError(f"after {seconds:g} s there is still no {told}")
-        time.sleep(POLL_SECONDS)
+        time.sleep(every)
     return found
 
 
