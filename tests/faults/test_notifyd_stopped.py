@@ -43,6 +43,8 @@ def test_notifyd_stopped_past_its_lease(
         ) as pipeline,
     ):
         _, *copies = pipeline.start("relayd", "notifyd", "notifyd")
+        # Ready is who may send; the one that was first still holds all until its next renewal.
+        wait_until(lambda: pipeline.count(OWNERS) == 2, 30, "share for each")
         accepted: list[Accepted] = []
         stale = late = 0
         for _ in range(rounds):
