@@ -66,6 +66,12 @@ class ChannelTarget:
             )
             return Rejected(error=failure_text(type(error).__name__, error))
 
+    def part(self, key: str) -> str:
+        return ""
+
+    def parts(self) -> int:
+        return 0
+
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         await self._dead_letters.bury_delivery(row, failure)
 

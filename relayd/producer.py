@@ -113,6 +113,8 @@ class IdempotentProducer:
         self._notices = notices
         self._loop = asyncio.get_running_loop()
         self.has_delivered = False
+        # Of the topic that was probed last; 0 before.
+        self.partitions = 0
         self.under_way: set[Outgoing] = set()
         self.is_retired = False
         self._failed: list[tuple[Outgoing, KafkaError]] = []
@@ -173,6 +175,7 @@ class IdempotentProducer:
             return f"closed: {error}"
         if found.error is not None:
             return kafka_text(found.error)
+        self.partitions = len(found.partitions)
         if all(partition.leader < 0 for partition in found.partitions.values()):
             return "LEADER_NOT_AVAILABLE: no partition has a leader"
         return ""

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -17,12 +17,14 @@ from confluent_kafka import KafkaError, KafkaException
 from relayd.background import on_thread
 from relayd.config import WAITING_SHARE
 from relayd.dead_letter import VALUE_OMITTED, dead_letter_headers
+from relayd.messages import DeadLetterSent, Sent
 from relayd.notices import Notices
-from relayd.producer import IdempotentProducer, Outgoing, ProducerSettings
+from relayd.partitions import partition_of
+from relayd.producer import IdempotentProducer, ProducerSettings
 from relayd.record import Headers, record
 from relayd.verdict import kafka_text, verdict
 from servicedesk.backoff import Backoff
-from servicedesk.queue.row import Acknowledged, Failure, QueuedRow, Rejected, Unreachable
+from servicedesk.queue.row import Failure, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError, Settle
 
 # A producer that fails for good right after it was made must not be made again in a tight loop.
@@ -31,44 +33,10 @@ FULL_QUEUE_SECONDS = 0.005
 # What of the delivery time-out is kept for sending a row again alone.
 ALONE_SHARE = 0.5
 
-ACKNOWLEDGED = Acknowledged()
 QUEUE_FULL = "_QUEUE_FULL: the producer does not drain"
+# A topic may be given more partitions. Looked at only while one of them is away.
+COUNT_AGAIN_SECONDS = 60.0
 NOT_REMADE = "the producer failed for good and is not made anew yet"
-
-
-# Not frozen: one is made for every row, and freezing would double its cost.
-@dataclass(slots=True, eq=False)
-class Sent(Outgoing):
-    """A row on its way, encoded. `begun_at` is a time of the loop's clock; `timestamp`, in seconds
-    since the epoch, is the record's, by which the topic refuses what comes too late
-    (relayd/topics.py). `failed` is called with it and the error when it does not arrive."""
-
-    row: QueuedRow
-    settle: Settle
-    value: bytes
-    headers: Headers
-    begun_at: float
-    timestamp: float
-    failed: "Callable[[Sent, KafkaError], None]"
-
-    def report(self, error: KafkaError | None) -> None:
-        if error is None:
-            self.settle(self.row, ACKNOWLEDGED)
-        else:
-            self.failed(self, error)
-
-
-class DeadLetterSent(Outgoing):
-    """A dead letter on its way; `outcome` is None when it is acknowledged, or the error."""
-
-    __slots__ = ("outcome",)
-
-    def __init__(self, outcome: "asyncio.Future[KafkaError | None]") -> None:
-        self.outcome = outcome
-
-    def report(self, error: KafkaError | None) -> None:
-        if not self.outcome.done():
-            self.outcome.set_result(error)
 
 
 class Publisher:
@@ -110,11 +78,17 @@ class Publisher:
         self._single: IdempotentProducer | None = None
         # Ids of rows to be sent alone the next time.
         self._suspects: set[int] = set()
+        self._partitions = 0
+        self._counted_at = float("-inf")
+        self._counting: asyncio.Task[str] | None = None
 
     async def prepare(self) -> bool:
         """Run what has to come before the first send, unless it is done; False: try again."""
         if self._unprepared:
             self._unprepared = await on_thread(self._prepare)
+            producer = self._usable_producer()
+            if not self._unprepared and producer is not None:
+                await self._look_at_topic(producer)
         return not self._unprepared
 
     @property
@@ -134,6 +108,19 @@ class Publisher:
         # Behind rows that wait already, so that none of them waits for ever.
         if self._waiting or not self._send(sent):
             self._wait(sent)
+
+    def part(self, key: str) -> str:
+        """Its partition, by name."""
+        is_old = self._loop.time() - self._counted_at >= COUNT_AGAIN_SECONDS
+        if is_old and (self._counting is None or self._counting.done()):
+            producer = self._usable_producer()
+            if producer is not None:
+                self._counting = self._loop.create_task(self._look_at_topic(producer))
+        count = self._partitions
+        return f"partition {partition_of(key, count)}" if count else ""
+
+    def parts(self) -> int:
+        return self._partitions
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
@@ -156,13 +143,20 @@ class Publisher:
         elif (producer := self._usable_producer()) is None:
             reason = NOT_REMADE
         else:
-            reason = await on_thread(partial(producer.probe, self._topic, self._probe_seconds))
+            reason = await self._look_at_topic(producer)
         if reason:
             kind = reason.partition(":")[0]
             self._notices.say("warning", "kafka_unreachable", kind, reason=reason)
         else:
             self._notices.forget()
         return not reason
+
+    async def _look_at_topic(self, producer: IdempotentProducer) -> str:
+        """Empty when Kafka answers for the topic, otherwise why not; counts its partitions."""
+        reason = await on_thread(partial(producer.probe, self._topic, self._probe_seconds))
+        self._partitions = producer.partitions or self._partitions
+        self._counted_at = self._loop.time()
+        return reason
 
     def close(self) -> None:
         """Settle what is still under way as Unreachable, and end the producer. Blocks for up to a

@@ -241,5 +241,4 @@ def drain_settings(config: Config) -> DrainSettings:
         lane_in_flight=config.max_in_flight,
         poll_min_seconds=config.poll_min_seconds,
         poll_max_seconds=config.poll_max_seconds,
-        far_side_has_parts=True,
     )

@@ -5,6 +5,7 @@ import contextlib
 
 from servicedesk.database import AWAY
 from servicedesk.queue.lines import Lines
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.store import QueueStore
 
 COUNTED_ROWS = 10_000
@@ -17,9 +18,10 @@ class Backlog:
     """`unread`: rows of this worker's buckets that are in the table and not in memory, at most
     `COUNTED_ROWS` a bucket, as they were when they were counted last."""
 
-    def __init__(self, store: QueueStore, lines: Lines, *, every_seconds: float) -> None:
+    def __init__(self, store: QueueStore, lines: Lines, parts: Parts, every_seconds: float) -> None:
         self._store = store
         self._lines = lines
+        self._parts = parts
         self._every_seconds = every_seconds
         self.unread = 0
 
@@ -40,5 +42,7 @@ class Backlog:
             if lane.aside is not None:
                 for number, floor in floors.items():
                     floors[number] = min(floor, lane.aside.get(number, 0))
+        for number, floor in self._parts.floors():
+            floors[number] = min(floors.get(number, floor), floor)
         known = sum(bucket.count_known_above(floors[bucket.number]) for bucket in buckets)
         return max(0, await self._store.count_unread(floors, COUNTED_ROWS) - known)

@@ -21,6 +21,7 @@ from servicedesk.queue.ledger import Ledger
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.metrics import QueueMetrics
 from servicedesk.queue.parking import Parking
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.reading import Reading
 from servicedesk.queue.row import Parked
 from servicedesk.queue.sending import Sending
@@ -58,6 +59,10 @@ class Drain:
         new_circuit = partial(Circuit, settings.probe, now, random)
         self._lines = Lines(lane_rows=settings.lane_rows, create_circuit=new_circuit)
         self._parking = Parking(now)
+        self._wake = asyncio.Event()
+        self._parts = Parts(
+            lines=self._lines, target=target, create_circuit=new_circuit, wake=self.wake, log=log
+        )  # fmt: skip
         self._leases = Leases(
             store=leases,
             holder=self,
@@ -74,10 +79,10 @@ class Drain:
             random=random,
         )
         self._reading = Reading(
-            store=store, lines=self._lines, parking=self._parking, settings=settings
-        )
-        self._backlog = Backlog(store, self._lines, every_seconds=settings.refresh_seconds)
-        self._wake = asyncio.Event()
+            store=store, lines=self._lines, parking=self._parking, parts=self._parts,
+            settings=settings,
+        )  # fmt: skip
+        self._backlog = Backlog(store, self._lines, self._parts, settings.refresh_seconds)
         self._database_error: str | None = NOT_ASKED
         self._look_at = 0.0
         self._look_pause = settings.look_seconds
@@ -100,6 +105,7 @@ class Drain:
     def lose(self, bucket: int) -> None:
         self._lines.drop_bucket(bucket)
         self._parking.forget_bucket(bucket)
+        self._parts.forget_bucket(bucket)
         self._lines.buckets[bucket].epoch = None
         for lane in self._lines.lanes.values():
             if lane.aside is not None:
@@ -155,17 +161,10 @@ class Drain:
 
     def _create_sending(self, spawn: Callable[[Coroutine[Any, Any, None]], object]) -> Sending:
         return Sending(
-            lines=self._lines,
-            parking=self._parking,
-            ledger=self._ledger,
-            target=self._target,
-            settings=self._settings,
-            metrics=self._metrics,
-            log=self._log,
-            send_until=lambda: self._leases.send_until,
-            random=self._random,
-            spawn=spawn,
-        )
+            lines=self._lines, parking=self._parking, parts=self._parts, ledger=self._ledger,
+            target=self._target, settings=self._settings, metrics=self._metrics, log=self._log,
+            send_until=lambda: self._leases.send_until, random=self._random, spawn=spawn,
+        )  # fmt: skip
 
     async def _finish(self) -> None:
         """Wait, within the bound, until the rows under way are settled and written."""
@@ -281,7 +280,8 @@ class Drain:
                 for row in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
                         self._ledger.free(row.bucket, row.key)
-        self._metrics.show_waiting(self._lines, self._parking, self._backlog.unread)
+        unread = self._backlog.unread
+        self._metrics.show_waiting(self._lines, self._parking, self._parts, unread)
 
     async def _probe(self, sending: Sending) -> None:
         while True:

@@ -78,7 +78,8 @@ class Bucket:
 class Line:
     """The rows of one key, the first of them under way when `busy`, sent under `epoch`.
 
-    `strikes` counts how often the first row found the far side away while others got through.
+    `queued`: it waits in its lane, or for its part of the far side. `strikes` counts how often the
+    first row was the one to find the far side, or its part, away while others got through.
     """
 
     key: str
@@ -108,7 +109,7 @@ class Lines:
     """`lane_rows` bounds the rows of one receiver in memory."""
 
     def __init__(self, *, lane_rows: int, create_circuit: Callable[[], Circuit]) -> None:
-        self._lane_rows = lane_rows
+        self.lane_rows = lane_rows
         self._create_circuit = create_circuit
         self.buckets = [Bucket(number=number) for number in range(BUCKETS)]
         self.lanes: dict[str, Lane] = {}
@@ -126,7 +127,7 @@ class Lines:
         known, row_id = self.buckets[row.bucket].known, row.id
         if row_id in known:
             return True
-        if lane.rows >= self._lane_rows:
+        if lane.rows >= self.lane_rows:
             return False
         known.add(row_id)
         lane.rows += 1
@@ -145,7 +146,7 @@ class Lines:
 
     def has_room(self, lane: Lane) -> bool:
         """Room worth a read: half of the bound."""
-        return lane.rows <= self._lane_rows // 2
+        return lane.rows <= self.lane_rows // 2
 
     def begin(self, line: Line, bucket: Bucket, now: float) -> None:
         """The first row of a line goes under way; the bucket is the row's."""
@@ -207,7 +208,7 @@ class Lines:
 
     def drop(self, line: Line, *, again: bool) -> None:
         """Forget a line's rows. With `again` they are read again by whoever has the bucket now;
-        without, they wait with their parked key."""
+        without, they wait with their parked key, or for their part of the far side."""
         first = line.rows[0]
         bucket = self.buckets[first.bucket]
         if again:
@@ -219,24 +220,31 @@ class Lines:
         line.queued = False
         del self.lines[line.key]
 
+    def shorten(self, line: Line) -> list[QueuedRow]:
+        """Forget all rows of a line but the first; returns those."""
+        first = line.rows.popleft()
+        forgotten, line.rows = list(line.rows), deque([first])
+        self.buckets[first.bucket].known.difference_update(row.id for row in forgotten)
+        line.lane.rows -= len(forgotten)
+        return forgotten
+
     def read_again(self, bucket: int, key: str, row_id: int) -> None:
         """Read the key again from a row on, by whichever floor its lane is read."""
-        self.buckets[bucket].go_back(row_id - 1)
-        lane = self.lanes.get(key.rpartition("/")[0])
+        self.go_back(self.lanes.get(key.rpartition("/")[0]), bucket, row_id - 1)
+
+    def go_back(self, lane: Lane | None, bucket: int, floor: int) -> None:
+        """The same, of all rows of a lane above `floor`."""
+        self.buckets[bucket].go_back(floor)
         if lane is not None and lane.aside is not None:
-            lane.aside[bucket] = min(lane.aside.get(bucket, 0), row_id - 1)
+            lane.aside[bucket] = min(lane.aside.get(bucket, 0), floor)
 
     def drop_bucket(self, number: int) -> None:
         """Forget a bucket's rows, all but those under way."""
         for line in [line for line in self.lines.values() if line.rows[0].bucket == number]:
-            if not line.busy:
+            if line.busy:
+                self.shorten(line)
+            else:
                 self.drop(line, again=True)
-                continue
-            under_way = line.rows.popleft()
-            for row in line.rows:
-                self.buckets[number].known.discard(row.id)
-            line.lane.rows -= len(line.rows)
-            line.rows = deque([under_way])
 
     @property
     def in_flight(self) -> int:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.parking import Parking
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.tables import QueueTables
 from servicedesk.tally import Tally
@@ -53,6 +54,10 @@ class QueueMetrics:
         self.parked_keys = Gauge(
             f"{name}_parked_keys", "Keys waiting for a retry here.", registry=registry
         )
+        self.parts_away = Gauge(
+            f"{name}_parts_away", "Parts of the far side, as partitions, that are away.",
+            registry=registry,
+        )  # fmt: skip
         self.buckets = Gauge(
             f"{name}_buckets", "Buckets this worker holds, of 64.", registry=registry
         )
@@ -76,13 +81,14 @@ class QueueMetrics:
         gauge = self.circuit_open.labels(receiver) if self._has_receiver else self.circuit_open
         gauge.set(1 if is_open else 0)
 
-    def show_waiting(self, lines: Lines, parking: Parking, unread: int) -> None:
+    def show_waiting(self, lines: Lines, parking: Parking, parts: Parts, unread: int) -> None:
         """What waits: rows in memory, `unread` ones behind them, parked keys, and the oldest."""
-        heads = [line.rows[0].created_at for line in lines.lines.values()]
-        parked = parking.oldest_row()
-        oldest = min(heads + ([parked] if parked else []), default=None)
+        times = [line.rows[0].created_at for line in lines.lines.values()]
+        times += [time for time in (parking.oldest_row(), parts.oldest_row()) if time is not None]
+        oldest = min(times, default=None)
         age = (datetime.now(UTC) - oldest).total_seconds() if oldest else 0.0
         self.oldest_pending.set(max(0.0, age))
         self.pending.set(unread + lines.total_rows)
         self.parked_keys.set(len(parking))
+        self.parts_away.set(len(parts.away))
         self.in_flight.set(lines.in_flight)

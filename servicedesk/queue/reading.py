@@ -1,4 +1,4 @@
-"""Reads the rows of this worker's buckets in order: floors, stragglers, keys and lanes set aside.
+"""Reads the rows of this worker's buckets in order: floors, stragglers, and what is set aside.
 
 The highest id read per bucket is kept, and the next read starts above it, so dead index entries are
 not visited again. Ids become visible out of order, so each read also looks, in the same snapshot,
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
@@ -20,11 +21,18 @@ class Reading:
     """All of it runs in one task, so floors never change under a read."""
 
     def __init__(
-        self, *, store: QueueStore, lines: Lines, parking: Parking, settings: DrainSettings
+        self,
+        *,
+        store: QueueStore,
+        lines: Lines,
+        parking: Parking,
+        parts: Parts,
+        settings: DrainSettings,
     ) -> None:
         self._store = store
         self._lines = lines
         self._parking = parking
+        self._parts = parts
         self._settings = settings
         self._horizon = Horizon()
         self._server = ""
@@ -38,6 +46,7 @@ class Reading:
     async def read(self) -> bool:
         """Read what is new, and let lanes that are aside catch up. True when rows came in."""
         self._resume_due()
+        self._rejoin_parts()
         found = await self._read_new() if self._has_room() else False
         for lane in list(self._lines.lanes.values()):
             if lane.aside is not None and not lane.circuit.is_open and self._lines.has_room(lane):
@@ -65,6 +74,12 @@ class Reading:
     def resume(self, parked: ParkedKey) -> None:
         """Read the key again from the row that failed."""
         self._lines.read_again(parked.bucket, parked.key, parked.first_id)
+
+    def _rejoin_parts(self) -> None:
+        """Read again what was passed over for the parts that are back."""
+        for part in self._parts.take_back():
+            for bucket, floor in part.floors.items():
+                self._lines.go_back(part.lane, bucket, floor)
 
     def _aside(self) -> list[str]:
         return [lane.receiver for lane in self._lines.lanes.values() if lane.aside is not None]
@@ -102,12 +117,15 @@ class Reading:
         """Admit what was read of the buckets that are `still` held as they were."""
         lanes, admit = self._lines.lanes, self._lines.admit
         is_waiting = self._parking.is_waiting if len(self._parking) else None
+        passes_over = self._parts.passes_over if self._parts.away else None
         for row in rows:
             bucket = still.get(row.bucket)
             if bucket is None:
                 continue
             bucket.floor = max(bucket.floor, row.id)
             lane = lanes.get(row.receiver) or self._lines.lane(row.receiver)
+            if passes_over and passes_over(row):
+                continue
             if lane.aside is not None or (is_waiting and is_waiting(row.key)) or admit(row, lane):
                 continue
             lane.aside = {each.number: each.surely_read() for each in self._ours()}
@@ -137,7 +155,11 @@ class Reading:
             stale = not bucket.is_ours or bucket.epoch != epochs[row.bucket]
             if stale or row.bucket in full:
                 continue
-            if self._parking.is_waiting(row.key) or self._lines.admit(row, lane):
+            if (
+                self._parking.is_waiting(row.key)
+                or self._parts.passes_over(row)
+                or self._lines.admit(row, lane)
+            ):
                 reached[row.bucket] = row.id
             else:
                 full.add(row.bucket)

@@ -1,7 +1,7 @@
 """Sends rows and takes their outcomes: the rules of order, parking, circuits and dead letters.
 
 At most one row of a key is under way. An answer for one row never holds back another key; a far
-side that is away holds back its own lane and counts no attempt.
+side that is away holds back its own lane, a part of it its own keys, and neither counts an attempt.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from servicedesk.queue.ledger import Ledger
 from servicedesk.queue.lines import Lane, Line, Lines
 from servicedesk.queue.metrics import QueueMetrics
 from servicedesk.queue.parking import ParkedKey, Parking
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import (
     Acknowledged,
     Failure,
@@ -25,8 +26,8 @@ from servicedesk.queue.row import (
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.target import BuryError, Target
 
-# A row that finds the far side away this often, while others get through, is itself the trouble, or
-# the part of the far side that it goes to is.
+# A row that finds the far side, or its part, away this often, while others get through, is itself
+# the trouble.
 STRIKES = 3
 ERROR_CHARACTERS = 1000
 
@@ -40,6 +41,7 @@ class Sending:
         *,
         lines: Lines,
         parking: Parking,
+        parts: Parts,
         ledger: Ledger,
         target: Target,
         settings: DrainSettings,
@@ -51,6 +53,7 @@ class Sending:
     ) -> None:
         self._lines = lines
         self._parking = parking
+        self._parts = parts
         self._ledger = ledger
         self._target = target
         self._settings = settings
@@ -87,6 +90,10 @@ class Sending:
         buckets, circuit, ready = lines.buckets, lane.circuit, lane.ready
         most = circuit.most_under_way(most)
         is_parked = len(self._parking) > 0
+        is_away = bool(self._parts.away)
+        if is_away:
+            # They say nothing of the others, and hold up none of them.
+            most += self._parts.trials_under_way(lane)
         while ready and lane.in_flight < most and not circuit.is_open:
             # For every row, and the time first: this process may be stopped between any two lines.
             begun_at = time.time()
@@ -100,6 +107,8 @@ class Sending:
             bucket = buckets[row.bucket]
             if bucket.epoch is None or bucket.leaving:
                 lines.drop(line, again=True)
+                continue
+            if is_away and self._parts.detain(line):
                 continue
             lines.begin(line, bucket, now)
             if is_parked and self._bury_exhausted(row):
@@ -141,11 +150,14 @@ class Sending:
         rows, self._arrived = self._arrived, []
         for receiver in self._lines.finish(rows):
             self._answered(self._lines.lane(receiver))
+        if self._parts.away:
+            self._parts.answered(rows)
         self._metrics.count_arrived(rows, datetime.now(UTC))
         self._ledger.acknowledge(rows)
 
     def _reject(self, line: Line, row: QueuedRow, outcome: Rejected) -> None:
         self._answered(line.lane)
+        self._parts.answered([row])
         self._metrics.labelled(self._metrics.rejected, row.receiver).inc()
         failed = self._parking.failures(row)
         attempts = (failed.attempts if failed else 0) + 1
@@ -185,26 +197,42 @@ class Sending:
     def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
         lane = line.lane
         others_got_through = lane.answered_at > line.sent_at
-        line.strikes += others_got_through
-        if line.strikes >= STRIKES:
-            if self._settings.far_side_has_parts:
-                self._set_aside(line, row, outcome)
-            else:
+        part = self._parts.away_part(line.key)
+        if part is not None:
+            self._parts.fail(part, line, outcome.error)
+            if not others_got_through and self._parts.are_all_away:
+                self._trip(lane, outcome.error)
+        elif others_got_through:
+            line.strikes += 1
+            has_part = self._parts.has_part(line.key)
+            if line.strikes >= STRIKES and not has_part:
                 self._reject(line, row, Rejected(error=outcome.error))
-            return
-        is_a_part = self._settings.far_side_has_parts and others_got_through
-        if not is_a_part and lane.circuit.trip(outcome.error):
-            self._metrics.show_circuit(lane.receiver, is_open=True)
-            self._log.warning("circuit_opened", receiver=lane.receiver, error=outcome.error)
+                return
+            if line.strikes >= STRIKES:
+                self._set_aside(line, row, outcome)
+                return
+            if has_part:
+                part = self._parts.lose(line, outcome.error)
+            else:
+                self._trip(lane, outcome.error)
+        else:
+            self._trip(lane, outcome.error)
         self._lines.buckets[row.bucket].unsettled -= 1
         if not self._lines.is_current(line, row):
             self._lines.drop(line, again=True)
-            return
-        # To the end of its lane, so that after the outage another key may be the first to try.
-        self._lines.make_ready(line)
+        elif part is not None:
+            self._parts.hold(part, line)
+        else:
+            # To the end of its lane, so that after the outage another key may be the first to try.
+            self._lines.make_ready(line)
+
+    def _trip(self, lane: Lane, error: str) -> None:
+        if lane.circuit.trip(error):
+            self._metrics.show_circuit(lane.receiver, is_open=True)
+            self._log.warning("circuit_opened", receiver=lane.receiver, error=error)
 
     def _set_aside(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
-        """The part that the key goes to is away: the key waits, and makes room for others."""
+        """The key's part is well, and this row does not get there: the key waits by itself."""
         wait = self._settings.retry.delay_seconds(line.strikes, self._random)
         current = self._lines.is_current(line, row)
         self._lines.drop(line, again=not current)
@@ -221,6 +249,8 @@ class Sending:
             if lane.circuit.is_open and lane.circuit.probe_at <= self._loop.time():
                 lane.circuit.probe_at = float("inf")
                 self._spawn(self._probe(lane))
+        if self._parts.away and self._parts.try_due(self._loop.time()):
+            self.dispatch_soon()
 
     async def _probe(self, lane: Lane) -> None:
         reachable = await self._target.probe(lane.receiver)

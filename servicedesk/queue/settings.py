@@ -16,10 +16,6 @@ class DrainSettings:
     `lease_seconds`. `lane_rows` bounds the rows of one receiver in memory, `lane_in_flight` those
     under way to it, and `narrow_lanes` those to a receiver by its name where it takes fewer.
     `drain_seconds` bounds the time that stopping may take.
-
-    `far_side_has_parts`: keys go to parts that may be away one by one, as the partitions of a topic
-    do with their leaders. A row that finds its part away again and again, while others get through,
-    is then not held against it.
     """
 
     lease_seconds: float
@@ -37,7 +33,6 @@ class DrainSettings:
     look_seconds: float = 0.025
     refresh_seconds: float = 1.0
     probe: Backoff = PROBE
-    far_side_has_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.send_seconds > self.lease_seconds / 2:

@@ -27,6 +27,16 @@ class Target(Protocol):
         nothing of the target.
         """
 
+    def part(self, key: str) -> str:
+        """The part of the far side that rows of the key go to, as a partition of a topic, which may
+        be away while others are not. Empty where there are none, or it is not known yet.
+
+        Asked for each row while a part is away, otherwise only of rows that did not get through.
+        """
+
+    def parts(self) -> int:
+        """How many there are; 0 as above."""
+
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         """Publish the row's dead letter and return when it is acknowledged.
 

@@ -25,6 +25,8 @@ RATE = 150
 # load, which goes on, and with other tests. What is stuck is not gone after this long either.
 CATCH_UP_SECONDS = 180.0
 ONE_ATTEMPT = {"RELAYD_MAX_ATTEMPTS": "1"}
+# Tickets that change once, at the moment when a broker is killed.
+BACKLOG = 3_000
 PARKED = "SELECT count(*) FROM outbox_parked"
 
 
@@ -201,7 +203,12 @@ def test_part_of_the_partitions_without_leader(
             name=unique_name,
             receivers={"sink": receiver},
             directory=tmp_path,
-            settings={**ONE_ATTEMPT, "RELAYD_TOPIC_REPLICATION": "1"},
+            # Half of what fits into memory waits for the partitions without a leader, and more.
+            settings={
+                **ONE_ATTEMPT,
+                "RELAYD_TOPIC_REPLICATION": "1",
+                "RELAYD_MAX_IN_FLIGHT": "256",
+            },
         ) as pipeline,
     ):
         topic = pipeline.environment["KAFKA_TOPIC"]
@@ -212,6 +219,7 @@ def test_part_of_the_partitions_without_leader(
         without = sum(leader == victim for leader in three_brokers.leaders(topic).values())
         three_brokers.brokers[victim - 1].kill()
         begun = time.time()
+        others = pipeline.fill(BACKLOG, 1)
         load.goes_on_for(away_seconds)
         ended = time.time()
         assert pipeline.count(PARKED) == 0
@@ -219,8 +227,9 @@ def test_part_of_the_partitions_without_leader(
         three_brokers.wait_ready()
         outage = time.time() - begun
         recovery = backlog_gone(pipeline)
-        verdict = judged(pipeline, load, "sink", 120)
+        verdict = judged(pipeline, load, "sink", 120, direct=others)
         assert relayd.events("row_rejected") == []
+        assert relayd.events("part_away")
         found = waits(read_topic(three_brokers.bootstrap_servers, topic), begun, ended)
         # Two thirds of the partitions had a leader all the time.
         flowing = percentile(found, 0.5)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import io
 import random
+import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +17,12 @@ from servicedesk.backoff import Backoff
 from servicedesk.bucket import bucket_of
 from servicedesk.database import create_pool
 from servicedesk.logs import Log
+from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.drain import Drain
 from servicedesk.queue.lease_store import LeaseStore
+from servicedesk.queue.lines import Lines
 from servicedesk.queue.metrics import QueueMetrics
+from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import Acknowledged, Failure, Outcome, QueuedRow, queue_key
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.statements import Statements
@@ -48,6 +52,8 @@ class Receiver:
     answer: Callable[[QueuedRow], Outcome | None] = lambda row: Acknowledged()
     delay_seconds: Callable[[QueuedRow], float] = lambda row: 0.0
     reachable: Callable[[str], bool] = lambda receiver: True
+    part_of: Callable[[str], str] = lambda key: ""
+    count_parts: int = 0
     bury_error: str | None = None
     arrived: list[QueuedRow] = field(default_factory=list)
     sent: list[QueuedRow] = field(default_factory=list)
@@ -81,6 +87,12 @@ class Receiver:
             self._settle(row, outcome, settle)
         self.hanging.clear()
 
+    def part(self, key: str) -> str:
+        return self.part_of(key)
+
+    def parts(self) -> int:
+        return self.count_parts
+
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         if self.bury_error:
             raise BuryError(self.bury_error)
@@ -94,6 +106,17 @@ class Receiver:
 
     def order_of(self, ticket: uuid.UUID) -> list[int]:
         return [row.sequence for row in self.arrived if row.aggregate_id == ticket]
+
+
+def no_parts(lines: Lines) -> Parts:
+    """For a queue by itself, whose far side has none."""
+    return Parts(
+        lines=lines,
+        target=Receiver(),
+        create_circuit=lambda: Circuit(SETTINGS.probe, now=time.monotonic, random=random.random),
+        wake=lambda: None,
+        log=Log("test"),
+    )
 
 
 class Worker:
@@ -194,11 +217,17 @@ def tickets(count: int) -> list[uuid.UUID]:
 
 
 def fill(
-    url: str, ids: Sequence[uuid.UUID], events: int, *, receivers: Sequence[str] = ("",)
+    url: str,
+    ids: Sequence[uuid.UUID],
+    events: int,
+    *,
+    receivers: Sequence[str] = ("",),
+    first: int = 1,
 ) -> None:
-    """`events` rows for each ticket and receiver, sequences 1, 2, … interleaved over tickets."""
+    """`events` rows for each ticket and receiver, sequences from `first` on, interleaved over
+    tickets."""
     with psycopg.connect(url) as connection:
-        for sequence in range(1, events + 1):
+        for sequence in range(first, first + events):
             for ticket in ids:
                 for receiver in receivers:
                     insert(connection, ticket, sequence, receiver=receiver)

@@ -18,6 +18,7 @@ from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.statements import Statements
 from servicedesk.queue.store import QueueStore
 from servicedesk.queue.tables import OUTBOX
+from tests.servicedesk.queue.harness import no_parts
 
 BUCKET = 7
 RETRY = Backoff(base_seconds=0.1, cap_seconds=1.0)
@@ -50,7 +51,13 @@ def test_rows_under_ids_that_were_drawn_before_a_crash_are_all_read(own_postgres
         async with pool:
             store = QueueStore(Statements(pool, OUTBOX))
             parking = Parking(lambda: 0)
-            reading = Reading(store=store, lines=lines, parking=parking, settings=SETTINGS)
+            reading = Reading(
+                store=store,
+                lines=lines,
+                parking=parking,
+                parts=no_parts(lines),
+                settings=SETTINGS,
+            )
             lost = psycopg.connect(url)
             insert(lost)
             newest_id = int(str(lost.execute(DRAW_MANY.encode()).fetchall()[-1][0]))

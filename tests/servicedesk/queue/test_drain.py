@@ -176,11 +176,12 @@ async def test_part_of_the_far_side_that_is_away_costs_no_attempt_and_holds_up_n
     fill(database_url, [ticket], 2)
     away = True
     receiver = Receiver(
-        answer=lambda row: None if away and row.aggregate_id == ticket else Acknowledged()
+        answer=lambda row: None if away and row.aggregate_id == ticket else Acknowledged(),
+        part_of=lambda key: "away" if key == str(ticket) else "healthy",
+        count_parts=2,
     )
-    settings = replace(SETTINGS, far_side_has_parts=True, max_attempts=1)
+    settings = replace(SETTINGS, max_attempts=1)
     async with working(database_url, OUTBOX, receiver, settings) as worker:
-        # More than three times, so the key is set aside and comes back.
         for times in range(1, 6):
             await until(lambda: len(receiver.hanging) == 1, "row under way")
             fill(database_url, [healthy], 1)

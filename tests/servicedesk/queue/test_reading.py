@@ -15,7 +15,16 @@ from servicedesk.queue.row import Unreachable
 from servicedesk.queue.statements import Statements
 from servicedesk.queue.store import QueueStore
 from servicedesk.queue.tables import DELIVERY
-from tests.servicedesk.queue.harness import SETTINGS, Receiver, count, fill, tickets, until, working
+from tests.servicedesk.queue.harness import (
+    SETTINGS,
+    Receiver,
+    count,
+    fill,
+    no_parts,
+    tickets,
+    until,
+    working,
+)
 
 AWAY = Backoff(base_seconds=60.0, cap_seconds=60.0)
 
@@ -35,13 +44,14 @@ async def test_backlog_of_a_receiver_that_is_away_is_passed_over_once(database_u
     ) as pool:
         store = QueueStore(Statements(pool, DELIVERY))
         few = replace(SETTINGS, read_rows=16)
-        reading = Reading(store=store, lines=lines, parking=Parking(time.monotonic), settings=few)
+        parking, parts = Parking(time.monotonic), no_parts(lines)
+        reading = Reading(store=store, lines=lines, parking=parking, parts=parts, settings=few)
         await reading.raise_horizon()
         assert await reading.read()  # eight come into memory, the lane is set aside
         assert lines.lane("away").aside == {bucket.number: 0}
         assert not await reading.read()
         assert bucket.floor == newest
-        assert await Backlog(store, lines, every_seconds=1.0).count() == 92
+        assert await Backlog(store, lines, parts, 1.0).count() == 92
         await store.close()
 
 

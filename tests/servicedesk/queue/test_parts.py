@@ -1,0 +1,246 @@
+"""A far side of which parts are away: they take no room, and nothing overtakes when they are back.
+
+Of a cluster's partitions some have no leader; see tests/faults for the same on a real cluster.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Unreachable
+from servicedesk.queue.tables import OUTBOX
+from tests.servicedesk.queue.harness import (
+    SETTINGS,
+    Receiver,
+    Worker,
+    count,
+    fill,
+    tickets,
+    until,
+    working,
+)
+
+PARTS = 4
+# Far fewer rows in memory than wait for a part, which need not mean many.
+SMALL = replace(SETTINGS, lane_rows=64, lane_in_flight=32, read_rows=64, max_attempts=1)
+NO_LEADER = Unreachable(error="_MSG_TIMED_OUT: no leader")
+PENDING = "SELECT count(*) FROM outbox"
+PARKED = "SELECT count(*) FROM outbox_parked"
+
+
+def part_of(key: str) -> str:
+    return f"part {int(key[-1], 16) % PARTS}"
+
+
+class Cluster:
+    """Parts that are `away` let a row wait for a while, as a time-out does, and then fail it."""
+
+    def __init__(self, *away: int, poisoned: UUID | None = None) -> None:
+        self.away = {f"part {number}" for number in away}
+        self.poisoned = poisoned
+        self.receiver = Receiver(
+            answer=self.answer,
+            delay_seconds=self.delay_seconds,
+            part_of=part_of,
+            count_parts=PARTS,
+        )
+
+    def answer(self, row: QueuedRow) -> Outcome:
+        return NO_LEADER if self.is_lost(row) else Acknowledged()
+
+    def delay_seconds(self, row: QueuedRow) -> float:
+        return 0.05 if self.is_lost(row) else 0.0
+
+    def is_lost(self, row: QueuedRow) -> bool:
+        return part_of(row.key) in self.away or row.aggregate_id == self.poisoned
+
+    def sent(self, least: int) -> Callable[[], bool]:
+        return lambda: len(self.receiver.sent) >= least
+
+    def arrived_all(self, ids: list[UUID], events: int) -> Callable[[], bool]:
+        wanted = len(ids) * events
+        mine = set(ids)
+        return lambda: sum(row.aggregate_id in mine for row in self.receiver.arrived) >= wanted
+
+    def in_order(self, ids: list[UUID]) -> bool:
+        newest: dict[UUID, int] = {}
+        for row in self.receiver.arrived:
+            if newest.get(row.aggregate_id, 0) >= row.sequence:
+                return False
+            newest[row.aggregate_id] = row.sequence
+        return set(newest) == set(ids) and not self.receiver.twice_under_way
+
+
+def of_part(*parts: int, many: int) -> list[UUID]:
+    found: list[UUID] = []
+    while len(found) < many:
+        found += [each for each in tickets(many) if int(str(each)[-1], 16) % PARTS in parts]
+    return found[:many]
+
+
+def opened(worker: Worker) -> bool:
+    return "circuit_opened" in worker.log.getvalue()
+
+
+async def test_more_rows_than_memory_holds_wait_for_a_part_and_the_others_flow(
+    database_url: str,
+) -> None:
+    waiting, flowing = of_part(0, many=300), of_part(1, 2, 3, many=300)
+    together = waiting + flowing
+    random.shuffle(together)
+    fill(database_url, together, 3)
+    cluster = Cluster(0)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        await until(cluster.arrived_all(flowing, 3), "rows of the other parts")
+        fill(database_url, waiting[:50] + flowing[:50], 3)
+        await until(cluster.arrived_all(flowing[:50], 6), "rows of the other parts once more")
+        assert len(cluster.receiver.arrived) == 3 * 300 + 3 * 50
+        await until(lambda: worker.metric("outbox_parts_away") == 1, "metric of what is away")
+        await until(lambda: worker.metric("outbox_pending") == 3 * 350, "count of what waits")
+        assert not opened(worker)
+        assert "part_back" not in worker.log.getvalue()
+        cluster.away.clear()
+        await until(cluster.arrived_all(waiting, 3), "rows that waited")
+        await until(lambda: count(database_url, PENDING) == 0, "empty table")
+        await until(lambda: worker.metric("outbox_parts_away") == 0, "metric of nothing away")
+    assert count(database_url, PARKED) == 0
+
+
+async def test_each_row_for_a_part_that_is_away_is_passed_over_once(database_url: str) -> None:
+    """Not read, and not sent, again and again; the few that it is tried with take turns."""
+    waiting, flowing = of_part(0, many=200), of_part(1, many=10)
+    fill(database_url, waiting + flowing, 1)
+    cluster = Cluster(0)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        await until(cluster.arrived_all(flowing, 1), "rows of the other part")
+        await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
+        tried = len(cluster.receiver.sent)
+        reads: list[int] = []
+        reading = worker.drain._reading._store
+        read = reading.read
+
+        async def counted(*args: Any, **kwargs: Any) -> list[QueuedRow]:
+            rows = await read(*args, **kwargs)
+            reads.append(len(rows))
+            return rows
+
+        reading.read = counted  # type: ignore[method-assign]
+        await until(lambda: len(cluster.receiver.sent) >= tried + 20, "twenty more tries")
+        assert sum(reads) == 0
+        latest = [row.key for row in cluster.receiver.sent[-20:]]
+        assert len(set(latest)) >= 10
+        cluster.away.clear()
+        await until(cluster.arrived_all(waiting, 1), "rows that waited")
+
+
+async def test_row_that_alone_does_not_get_through_holds_up_no_other_of_its_part(
+    database_url: str,
+) -> None:
+    poisoned, other = of_part(0, many=2)
+    fill(database_url, [poisoned], 1)
+    cluster = Cluster(poisoned=poisoned)
+    sent = 0
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+
+        def is_set_aside() -> bool:
+            nonlocal sent
+            sent += 1
+            fill(database_url, [other], 1, first=sent)
+            return worker.metric("outbox_parked_keys") == 1
+
+        await until(is_set_aside, "poisoned key that waits by itself")
+        await until(cluster.arrived_all([other], sent), "rows of the same part")
+        assert cluster.receiver.order_of(other) == list(range(1, sent + 1))
+        assert cluster.receiver.order_of(poisoned) == []
+        cluster.poisoned = None
+        await until(cluster.arrived_all([poisoned], 1), "the row itself")
+    assert count(database_url, PARKED) == 0
+    assert count(database_url, "SELECT count(*) FROM outbox_dead") == 0
+
+
+async def test_part_that_only_the_trouble_itself_is_tried_with_takes_others_for_it(
+    database_url: str,
+) -> None:
+    """All that is in memory of a part is the poisoned row; what comes then is tried as well."""
+    poisoned, other = of_part(0, many=2)
+    elsewhere = of_part(1, many=20)
+    fill(database_url, [poisoned], 1)
+    cluster = Cluster(poisoned=poisoned)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        await until(lambda: poisoned in {r.aggregate_id for r in cluster.receiver.sent}, "a try")
+        fill(database_url, elsewhere, 1)
+        await until(lambda: "part_away" in worker.log.getvalue(), "part taken for away")
+        fill(database_url, [other], 3)
+        await until(cluster.arrived_all([other], 3), "rows of another key of the part")
+        assert "part_back" in worker.log.getvalue()
+
+
+async def test_far_side_that_goes_away_part_by_part_opens_the_circuit(database_url: str) -> None:
+    cluster = Cluster()
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        for number in range(PARTS):
+            cluster.away.add(f"part {number}")
+            left = [n for n in range(PARTS) if f"part {n}" not in cluster.away]
+
+            def is_away(number: int = number, left: tuple[int, ...] = tuple(left)) -> bool:
+                fill(database_url, of_part(number, *left, many=4), 1)
+                return worker.metric("outbox_parts_away") > number or opened(worker)
+
+            await until(is_away, f"part {number} being away")
+        await until(lambda: worker.metric("outbox_circuit_open") == 1, "an open circuit")
+        assert worker.drain.open_circuits() == {"": NO_LEADER.error}
+        cluster.away.clear()
+        await until(lambda: count(database_url, PENDING) == 0, "empty table")
+        await until(lambda: worker.metric("outbox_circuit_open") == 0, "a closed circuit")
+    assert count(database_url, PARKED) == 0
+
+
+async def test_buckets_change_hands_while_a_part_is_away(database_url: str) -> None:
+    ids, others = of_part(0, many=200), of_part(1, many=20)
+    fill(database_url, ids + others, 3)
+    cluster = Cluster(0)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as first:
+        await until(lambda: first.metric("outbox_parts_away") == 1, "part that is away")
+        async with working(database_url, OUTBOX, cluster.receiver, SMALL) as second:
+            await until(lambda: second.metric("outbox_buckets") == 32, "share of the second")
+
+            def is_away_there() -> bool:
+                fill(database_url, others, 1)
+                return second.metric("outbox_parts_away") == 1
+
+            await until(is_away_there, "part away there too")
+            await first.crash()
+            cluster.away.clear()
+            await until(cluster.arrived_all(ids, 3), "all rows")
+            await until(lambda: count(database_url, PENDING) == 0, "empty table")
+    # A crash may repeat what was under way, and what is new still comes in order.
+    newest: dict[UUID, int] = {}
+    for row in [row for row in cluster.receiver.arrived if row.aggregate_id in set(ids)]:
+        assert row.sequence <= newest.get(row.aggregate_id, 0) + 1
+        newest[row.aggregate_id] = max(newest.get(row.aggregate_id, 0), row.sequence)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_order_holds_while_parts_come_and_go(database_url: str, seed: int) -> None:
+    chance = random.Random(seed)
+    ids = tickets(150)
+    cluster = Cluster()
+    events = 0
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        for _ in range(12):
+            cluster.away = {f"part {n}" for n in range(PARTS) if chance.random() < 0.5}
+            cluster.poisoned = chance.choice(ids)
+            fill(database_url, ids, 1, first=events + 1)
+            events += 1
+            wanted = len(cluster.receiver.sent) + chance.randrange(1, 60)
+            await until(cluster.sent(wanted), "sends")
+        cluster.away, cluster.poisoned = set(), None
+        await until(lambda: len(cluster.receiver.arrived) >= events * len(ids), "all rows", 20.0)
+        await until(lambda: count(database_url, PENDING) == 0, "empty table")
+        assert "part_away" in worker.log.getvalue()
+    assert cluster.in_order(ids)
+    assert len(cluster.receiver.arrived) == events * len(ids)
