@@ -11,6 +11,7 @@ from uuid import UUID
 
 import pytest
 
+from servicedesk.queue.parts import HELD_LINES
 from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Unreachable
 from servicedesk.queue.tables import OUTBOX
 from tests.servicedesk.queue.harness import (
@@ -110,31 +111,52 @@ async def test_more_rows_than_memory_holds_wait_for_a_part_and_the_others_flow(
     assert count(database_url, PARKED) == 0
 
 
-async def test_each_row_for_a_part_that_is_away_is_passed_over_once(database_url: str) -> None:
+async def test_each_row_for_a_part_that_is_away_is_read_once(database_url: str) -> None:
     """Not read, and not sent, again and again; the few that it is tried with take turns."""
     waiting, flowing = of_part(0, many=200), of_part(1, many=10)
     fill(database_url, waiting + flowing, 1)
     cluster = Cluster(0)
-    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
-        await until(cluster.arrived_all(flowing, 1), "rows of the other part")
-        await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
-        tried = len(cluster.receiver.sent)
-        reads: list[int] = []
-        reading = worker.drain._reading._store
-        read = reading.read
+    roomy = replace(SMALL, lane_rows=1024)
+    async with working(database_url, OUTBOX, cluster.receiver, roomy) as worker:
+        store = worker.drain._reading._store
+        read = store.read
+        found = 0
 
         async def counted(*args: Any, **kwargs: Any) -> list[QueuedRow]:
+            nonlocal found
             rows = await read(*args, **kwargs)
-            reads.append(len(rows))
+            found += len(rows)
             return rows
 
-        reading.read = counted  # type: ignore[method-assign]
-        await until(lambda: len(cluster.receiver.sent) >= tried + 20, "twenty more tries")
-        assert sum(reads) == 0
-        latest = [row.key for row in cluster.receiver.sent[-20:]]
-        assert len(set(latest)) >= 10
+        store.read = counted  # type: ignore[method-assign]
+        await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
+        await until(lambda: worker.drain._lines.total_rows <= HELD_LINES, "end of the others")
+        tried = len(cluster.receiver.sent)
+        await until(cluster.sent(tried + 20), "twenty more tries")
+        assert found == 210
+        assert len({row.key for row in cluster.receiver.sent[tried:]}) >= 10
         cluster.away.clear()
         await until(cluster.arrived_all(waiting, 1), "rows that waited")
+
+
+async def test_busy_key_of_a_part_that_is_away_takes_no_memory(database_url: str) -> None:
+    [busy], [other] = of_part(0, many=1), of_part(1, many=1)
+    fill(database_url, [busy], 100)
+    cluster = Cluster(0)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+
+        def is_away() -> bool:
+            fill(database_url, [other], 1)
+            return worker.metric("outbox_parts_away") == 1
+
+        await until(is_away, "part that is away")
+        fill(database_url, [busy], 100, first=101)
+        await until(lambda: worker.metric("outbox_pending") == 200, "count of what waits")
+        await until(lambda: worker.drain._reading.has_read_all, "end of reading")
+        assert worker.drain._lines.total_rows == 1
+        cluster.away.clear()
+        await until(cluster.arrived_all([busy], 200), "its rows")
+    assert cluster.receiver.order_of(busy) == list(range(1, 201))
 
 
 async def test_row_that_alone_does_not_get_through_holds_up_no_other_of_its_part(
@@ -180,21 +202,29 @@ async def test_part_that_only_the_trouble_itself_is_tried_with_takes_others_for_
 
 
 async def test_far_side_that_goes_away_part_by_part_opens_the_circuit(database_url: str) -> None:
-    cluster = Cluster()
-    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
-        for number in range(PARTS):
-            cluster.away.add(f"part {number}")
-            left = [n for n in range(PARTS) if f"part {n}" not in cluster.away]
-
-            def is_away(number: int = number, left: tuple[int, ...] = tuple(left)) -> bool:
-                fill(database_url, of_part(number, *left, many=4), 1)
-                return worker.metric("outbox_parts_away") > number or opened(worker)
-
-            await until(is_away, f"part {number} being away")
+    """Each part is found away by a row during which others got through, so none of them is the
+    one with which all is away."""
+    first = [of_part(number, many=1)[0] for number in range(PARTS)]
+    others = tickets(20)
+    fill(database_url, first, 1)
+    away = True
+    receiver = Receiver(
+        answer=lambda row: None if away and row.aggregate_id in first else Acknowledged(),
+        part_of=part_of,
+        count_parts=PARTS,
+    )
+    async with working(database_url, OUTBOX, receiver, SMALL) as worker:
+        await until(lambda: len(receiver.hanging) == PARTS, "a row under way to each part")
+        fill(database_url, others, 1)
+        await until(receiver.has_taken(20), "rows of others")
+        receiver.answer = lambda row: NO_LEADER if away else Acknowledged()
+        receiver.let_go(NO_LEADER)
+        fill(database_url, others, 1, first=2)
         await until(lambda: worker.metric("outbox_circuit_open") == 1, "an open circuit")
+        assert worker.log.getvalue().count("part_away") == PARTS
         assert worker.drain.open_circuits() == {"": NO_LEADER.error}
-        cluster.away.clear()
-        await until(lambda: count(database_url, PENDING) == 0, "empty table")
+        away = False
+        await until(receiver.has_taken(PARTS + 40), "all rows")
         await until(lambda: worker.metric("outbox_circuit_open") == 0, "a closed circuit")
     assert count(database_url, PARKED) == 0
 
