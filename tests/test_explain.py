@@ -56,7 +56,12 @@ TICKET = UUID(int=(1_700_000_050_000 << 80) | 0x7000_8000_0000_0000_C350)
 LOWEST, HIGHEST = UUID(int=0), UUID(int=2**128 - 1)
 EVENT = UUID(int=50_000)
 SOME = list(range(500))
-BUCKETS = {"buckets": [3, 7, 11, 60], "floors": [0, 60_000, 99_000, 0], "most": 500}
+BUCKETS = {
+    "buckets": [3, 7, 11, 60],
+    "floors": [0, 60_000, 99_000, 0],
+    "most": 500,
+    "bytes": 250_000,
+}
 APART = {"keys": ["k1", "k2"], "receivers": ["webhook"]}
 OUTBOX_COLUMNS = (3, EVENT, "ticket.updated", "{}", "{}")
 FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused"}

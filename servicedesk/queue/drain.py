@@ -57,7 +57,7 @@ class Drain:
         self._loop = asyncio.get_running_loop()
         now = self._loop.time
         new_circuit = partial(Circuit, settings.probe, now, random)
-        self._lines = Lines(lane_rows=settings.lane_rows, create_circuit=new_circuit)
+        self._lines = Lines(settings, new_circuit)
         self._parking = Parking(now)
         self._wake = asyncio.Event()
         self._parts = Parts(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from servicedesk.bucket import BUCKETS
 from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.row import QueuedRow, Span
+from servicedesk.queue.settings import DrainSettings
 
 
 @dataclass(slots=True, kw_only=True)
@@ -101,15 +102,22 @@ class Lane:
     ready: deque[Line] = field(default_factory=deque)
     in_flight: int = 0
     rows: int = 0
+    payload_bytes: int = 0
     answered_at: float = 0.0
     aside: dict[int, int] | None = None
 
+    def forget(self, row: QueuedRow) -> None:
+        """A row of it leaves memory."""
+        self.rows -= 1
+        self.payload_bytes -= len(row.payload)
+
 
 class Lines:
-    """`lane_rows` bounds the rows of one receiver in memory."""
+    """The settings' `lane_rows` and `lane_bytes` bound the rows of one receiver in memory."""
 
-    def __init__(self, *, lane_rows: int, create_circuit: Callable[[], Circuit]) -> None:
-        self.lane_rows = lane_rows
+    def __init__(self, settings: DrainSettings, create_circuit: Callable[[], Circuit]) -> None:
+        self.lane_rows = settings.lane_rows
+        self._lane_bytes = settings.lane_bytes
         self._create_circuit = create_circuit
         self.buckets = [Bucket(number=number) for number in range(BUCKETS)]
         self.lanes: dict[str, Lane] = {}
@@ -127,10 +135,11 @@ class Lines:
         known, row_id = self.buckets[row.bucket].known, row.id
         if row_id in known:
             return True
-        if lane.rows >= self.lane_rows:
+        if lane.rows >= self.lane_rows or lane.payload_bytes >= self._lane_bytes:
             return False
         known.add(row_id)
         lane.rows += 1
+        lane.payload_bytes += len(row.payload)
         line = self.lines.get(row.key)
         if line is None:
             line = self.lines[row.key] = Line(row.key, lane)
@@ -146,7 +155,7 @@ class Lines:
 
     def has_room(self, lane: Lane) -> bool:
         """Room worth a read: half of the bound."""
-        return lane.rows <= self.lane_rows // 2
+        return lane.rows <= self.lane_rows // 2 and lane.payload_bytes <= self._lane_bytes // 2
 
     def begin(self, line: Line, bucket: Bucket, now: float) -> None:
         """The first row of a line goes under way; the bucket is the row's."""
@@ -178,8 +187,7 @@ class Lines:
 
     def pop(self, line: Line) -> None:
         """The first row is done with; the next one is ready. The row's id stays known."""
-        line.rows.popleft()
-        line.lane.rows -= 1
+        line.lane.forget(line.rows.popleft())
         line.strikes = 0
         if line.rows:
             self.make_ready(line)
@@ -194,6 +202,7 @@ class Lines:
             lane = line.lane
             lane.in_flight -= 1
             lane.rows -= 1
+            lane.payload_bytes -= len(row.payload)
             receivers.add(row.receiver)
             waiting = line.rows
             waiting.popleft()
@@ -215,7 +224,7 @@ class Lines:
             self.read_again(first.bucket, line.key, first.id)
         for row in line.rows:
             bucket.known.discard(row.id)
-        line.lane.rows -= len(line.rows)
+            line.lane.forget(row)
         line.rows.clear()
         line.queued = False
         del self.lines[line.key]
@@ -224,8 +233,9 @@ class Lines:
         """Forget all rows of a line but the first; returns those."""
         first = line.rows.popleft()
         forgotten, line.rows = list(line.rows), deque([first])
-        self.buckets[first.bucket].known.difference_update(row.id for row in forgotten)
-        line.lane.rows -= len(forgotten)
+        for row in forgotten:
+            self.buckets[first.bucket].known.discard(row.id)
+            line.lane.forget(row)
         return forgotten
 
     def read_again(self, bucket: int, key: str, row_id: int) -> None:

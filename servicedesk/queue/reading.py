@@ -6,13 +6,12 @@ between that floor and a safe floor below which nothing can still appear: a row 
 without the earlier ones of its key.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.parts import Parts
-from servicedesk.queue.row import QueuedRow
+from servicedesk.queue.row import Most, QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
 
@@ -40,8 +39,11 @@ class Reading:
     def _ours(self) -> list[Bucket]:
         return [bucket for bucket in self._lines.buckets if bucket.is_ours]
 
-    def _rows_each(self, buckets: int) -> int:
-        return max(16, self._settings.read_rows // max(1, buckets))
+    def _most_each(self, buckets: int) -> Most:
+        rows = max(16, self._settings.read_rows // max(1, buckets))
+        # What has_room leaves is half of the bound.
+        payload_bytes = max(1, self._settings.lane_bytes // 2 // max(1, buckets))
+        return Most(rows=rows, payload_bytes=payload_bytes)
 
     async def read(self) -> bool:
         """Read what is new, and let lanes that are aside catch up. True when rows came in."""
@@ -92,7 +94,7 @@ class Reading:
         spans = [bucket.begin_read() for bucket in ours]
         settled = self._horizon.settled_id
         most, keys, receivers = (
-            self._rows_each(len(ours)),
+            self._most_each(len(ours)),
             self._parking.waiting_keys(),
             self._aside(),
         )
@@ -105,9 +107,9 @@ class Reading:
         )
         still = [b for b in ours if b.is_ours and b.epoch == epochs[b.number]]
         self._take(rows, {bucket.number: bucket for bucket in still})
-        counts = Counter(row.bucket for row in rows) if keys or receivers else None
+        filled = most.filled(rows) if keys or receivers else None
         for bucket in still:
-            if counts is not None and counts[bucket.number] < most:
+            if filled is not None and bucket.number not in filled:
                 # All that is left above the floor was passed over, and has other floors.
                 bucket.floor = max(bucket.floor, settled)
             bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
@@ -133,7 +135,7 @@ class Reading:
     async def _catch_up(self, lane: Lane, floors: dict[int, int]) -> bool:
         """Read one lane that was set aside, from its own floors, until it has caught up."""
         ours = self._ours()
-        most = self._rows_each(len(ours))
+        most = self._most_each(len(ours))
         epochs = {bucket.number: bucket.epoch for bucket in ours}
         for bucket in ours:
             bucket.begin_read()
@@ -146,11 +148,9 @@ class Reading:
             ceiling=ceiling,
             without_keys=self._parking.waiting_keys(),
         )
-        counts: dict[int, int] = {}
         full: set[int] = set()
         reached = dict(asked)
         for row in rows:
-            counts[row.bucket] = counts.get(row.bucket, 0) + 1
             bucket = self._lines.buckets[row.bucket]
             stale = not bucket.is_ours or bucket.epoch != epochs[row.bucket]
             if stale or row.bucket in full:
@@ -166,7 +166,7 @@ class Reading:
         # A floor that was lowered meanwhile stands: something below it has to be read again.
         lowered = [number for number in asked if floors.get(number, 0) != asked[number]]
         floors.update({number: reached[number] for number in asked if number not in lowered})
-        if not full and not lowered and all(count < most for count in counts.values()):
+        if not full and not lowered and not most.filled(rows):
             self._rejoin(lane, ceiling)
         return bool(rows)
 

@@ -1,5 +1,7 @@
 """What the queue hands out: rows, keys that are parked, and the outcomes of sending."""
 
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
@@ -57,6 +59,27 @@ class Span:
     bucket: int
     safe_floor: int
     floor: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Most:
+    """How much to read of each bucket: rows, and as many bytes of payload, passed by the last."""
+
+    rows: int
+    payload_bytes: int
+
+    def filled(self, rows: Iterable[QueuedRow]) -> set[int]:
+        """The buckets that have given it, and may have more."""
+        counts: Counter[int] = Counter()
+        sizes: Counter[int] = Counter()
+        for row in rows:
+            counts[row.bucket] += 1
+            sizes[row.bucket] += len(row.payload)
+        return {
+            bucket
+            for bucket, count in counts.items()
+            if count >= self.rows or sizes[bucket] >= self.payload_bytes
+        }
 
 
 def queue_key(aggregate_id: UUID | str, receiver: str = "") -> str:

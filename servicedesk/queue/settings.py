@@ -13,8 +13,9 @@ class DrainSettings:
     """Durations in seconds, bounds in rows.
 
     `send_seconds` is the longest a send may take until it settles and has to be well below
-    `lease_seconds`. `lane_rows` bounds the rows of one receiver in memory, `lane_in_flight` those
-    under way to it, and `narrow_lanes` those to a receiver by its name where it takes fewer.
+    `lease_seconds`. `lane_rows` and `lane_bytes`, of their payloads, bound the rows of one
+    receiver in memory, `lane_in_flight` those under way to it, and `narrow_lanes` those to a
+    receiver by its name where it takes fewer.
     `drain_seconds` bounds the time that stopping may take.
     """
 
@@ -25,6 +26,7 @@ class DrainSettings:
     retry: Backoff
     read_rows: int = 4096
     lane_rows: int = 8192
+    lane_bytes: int = 32 << 20
     lane_in_flight: int = 4096
     narrow_lanes: Mapping[str, int] = field(default_factory=dict)
     complete_rows: int = 5000

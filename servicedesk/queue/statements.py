@@ -26,8 +26,11 @@ ROW = (
 )
 
 
+COLUMNS = "bucket, id, receiver, sequence, event_id, event_type, headers, payload, created_at, key"
+
+
 def render(template: str, tables: QueueTables) -> str:
-    """Fill a template's names: {queue}, {receiver}, {receiver_column}, {row} and {key}.
+    """Fill a template's names: {queue}, {receiver}, {receiver_column}, {row}, {columns} and {key}.
 
     The key's expression is `servicedesk.queue.row.queue_key` in SQL.
     """
@@ -38,6 +41,7 @@ def render(template: str, tables: QueueTables) -> str:
         queue=tables.name,
         receiver=receiver,
         receiver_column="receiver," if tables.has_receiver else "",
+        columns=COLUMNS,
         row=ROW.format(receiver=receiver, key=key),
         key=key,
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from servicedesk import binary
 from servicedesk.queue.horizon_store import HorizonStore
-from servicedesk.queue.row import Failure, Parked, QueuedRow, Span
+from servicedesk.queue.row import Failure, Most, Parked, QueuedRow, Span
 from servicedesk.queue.statements import Statements
 
 # QueuedRow._make is a function in Python, and would be called for every row.
@@ -27,14 +27,19 @@ class QueueStore:
         self.horizon = HorizonStore(statements)
 
     # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
-    # below the floor are never visited, whatever vacuum may not yet remove.
+    # below the floor are never visited, whatever vacuum may not yet remove. A bucket's read ends
+    # with the row that fills its share of bytes, and so has one at least.
     READ = """
     SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
     CROSS JOIN LATERAL (
-        SELECT {row}
-        FROM {queue}
-        WHERE bucket = start.bucket AND id > start.floor
-        ORDER BY id LIMIT %(most)s
+        SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+        ) AS next
+        WHERE before < %(bytes)s
     ) AS found
     """
 
@@ -52,11 +57,15 @@ class QueueStore:
            AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
          ORDER BY id)
         UNION ALL
-        (SELECT {row}
-         FROM {queue}
-         WHERE bucket = start.bucket AND id > start.floor
-           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
-         ORDER BY id LIMIT %(most)s)
+        (SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor
+              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+         ) AS next
+         WHERE before < %(bytes)s)
     ) AS found
     ORDER BY found.id
     """
@@ -64,18 +73,19 @@ class QueueStore:
     async def read(
         self,
         spans: Sequence[Span],
-        most: int,
+        most: Most,
         *,
         known: Sequence[int] = (),
         without_keys: Sequence[str] = (),
         without_receivers: Sequence[str] = (),
     ) -> list[QueuedRow]:
-        """All late rows but the `known` ones and up to `most` new rows of each bucket, in order of
-        id per bucket."""
+        """All late rows but the `known` ones and up to `most` of the new ones in each bucket, in
+        order of id per bucket."""
         values = {
             "buckets": binary.int2s([span.bucket for span in spans]),
             "floors": binary.int8s([span.floor for span in spans]),
-            "most": binary.int8(most),
+            "most": binary.int8(most.rows),
+            "bytes": binary.int8(most.payload_bytes),
         }
         careful = without_keys or without_receivers or any(s.safe_floor < s.floor for s in spans)
         if not careful:
@@ -97,11 +107,15 @@ class QueueStore:
     READ_RECEIVER = """
     SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
     CROSS JOIN LATERAL (
-        SELECT {row}
-        FROM {queue}
-        WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
-          AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
-        ORDER BY id LIMIT %(most)s
+        SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
+              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+        ) AS next
+        WHERE before < %(bytes)s
     ) AS found
     """
 
@@ -109,19 +123,20 @@ class QueueStore:
         self,
         receiver: str,
         floors: dict[int, int],
-        most: int,
+        most: Most,
         *,
         ceiling: int,
         without_keys: Sequence[str],
     ) -> list[QueuedRow]:
-        """Up to `most` rows of one receiver in each bucket, with ids up to `ceiling`."""
+        """Up to `most` of the rows of one receiver in each bucket, with ids up to `ceiling`."""
         values = {
             "receiver": receiver.encode(),
             "buckets": binary.int2s(list(floors)),
             "floors": binary.int8s(list(floors.values())),
             "ceiling": binary.int8(ceiling),
             "keys": binary.texts(without_keys),
-            "most": binary.int8(most),
+            "most": binary.int8(most.rows),
+            "bytes": binary.int8(most.payload_bytes),
         }
         return await self._read(self.READ_RECEIVER, values)
 

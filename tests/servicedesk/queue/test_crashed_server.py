@@ -45,7 +45,7 @@ def test_rows_under_ids_that_were_drawn_before_a_crash_are_all_read(own_postgres
             connection.execute(statement.encode())
 
     async def work() -> None:
-        lines = Lines(lane_rows=100, create_circuit=lambda: Circuit(RETRY, lambda: 0, lambda: 0))
+        lines = Lines(SETTINGS, lambda: Circuit(RETRY, lambda: 0, lambda: 0))
         lines.buckets[BUCKET].gain(1)
         pool = create_pool(url, application="test", minimum=1, maximum=1, wait_seconds=10)
         async with pool:

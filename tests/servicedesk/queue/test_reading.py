@@ -2,7 +2,12 @@
 
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 from uuid import uuid4
+
+import psycopg
+import pytest
 
 from servicedesk.backoff import Backoff
 from servicedesk.database import create_pool
@@ -11,15 +16,16 @@ from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.parking import Parking
 from servicedesk.queue.reading import Reading
-from servicedesk.queue.row import Unreachable
+from servicedesk.queue.row import Acknowledged, Most, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.statements import Statements
 from servicedesk.queue.store import QueueStore
-from servicedesk.queue.tables import DELIVERY
+from servicedesk.queue.tables import DELIVERY, OUTBOX, QueueTables
 from tests.servicedesk.queue.harness import (
     SETTINGS,
     Receiver,
     count,
     fill,
+    insert,
     no_parts,
     tickets,
     until,
@@ -30,9 +36,8 @@ AWAY = Backoff(base_seconds=60.0, cap_seconds=60.0)
 
 
 async def test_backlog_of_a_receiver_that_is_away_is_passed_over_once(database_url: str) -> None:
-    lines = Lines(
-        lane_rows=8, create_circuit=lambda: Circuit(AWAY, now=time.monotonic, random=lambda: 0.5)
-    )
+    few = replace(SETTINGS, read_rows=16, lane_rows=8)
+    lines = Lines(few, lambda: Circuit(AWAY, now=time.monotonic, random=lambda: 0.5))
     ticket = uuid4()
     fill(database_url, [ticket], 100, receivers=("away",))
     newest = count(database_url, "SELECT max(id) FROM delivery")
@@ -43,7 +48,6 @@ async def test_backlog_of_a_receiver_that_is_away_is_passed_over_once(database_u
         database_url, application="test", minimum=1, maximum=2, wait_seconds=2
     ) as pool:
         store = QueueStore(Statements(pool, DELIVERY))
-        few = replace(SETTINGS, read_rows=16)
         parking, parts = Parking(time.monotonic), no_parts(lines)
         reading = Reading(store=store, lines=lines, parking=parking, parts=parts, settings=few)
         await reading.raise_horizon()
@@ -77,3 +81,79 @@ async def test_backlog_that_was_passed_over_is_counted_and_sent_at_last(database
                 r for r in receiver.arrived if (r.aggregate_id, r.receiver) == (ticket, name)
             ]
             assert [row.sequence for row in arrived] == list(range(1, 11))
+
+
+async def test_memory_is_bounded_by_bytes_where_payloads_are_big(database_url: str) -> None:
+    """Small rows first, so that nothing warns of the big ones; which all come, in order."""
+    ids = tickets(50)
+    big = "x" * 10_000
+    fill(database_url, ids, 1)
+    with psycopg.connect(database_url) as connection:
+        for sequence in range(2, 12):
+            for ticket in ids:
+                insert(connection, ticket, sequence, payload=big if sequence % 5 else "{}")
+    tight = replace(SETTINGS, lane_bytes=1_000_000)
+    most = most_read = 0
+    receiver = Receiver(delay_seconds=lambda row: 0.001)
+    async with working(database_url, OUTBOX, receiver, tight) as worker:
+        store = worker.drain._reading._store
+        read = store.read
+
+        async def measured(*args: Any, **kwargs: Any) -> list[QueuedRow]:
+            nonlocal most_read
+            rows = await read(*args, **kwargs)
+            most_read = max(most_read, sum(len(row.payload) for row in rows))
+            return rows
+
+        store.read = measured  # type: ignore[method-assign]
+
+        def have_arrived() -> bool:
+            nonlocal most
+            lines = worker.drain._lines
+            held = sum(len(row.payload) for line in lines.lines.values() for row in line.rows)
+            assert held == sum(lane.payload_bytes for lane in lines.lanes.values())
+            most = max(most, held)
+            return len(receiver.arrived) == 11 * 50
+
+        await until(have_arrived, "all rows")
+        await until(lambda: count(database_url, "SELECT count(*) FROM outbox") == 0, "no row left")
+    for ticket in ids:
+        assert receiver.order_of(ticket) == list(range(1, 12))
+    # Each of up to 64 buckets may pass its share by a row; what was read comes on top of a half.
+    assert 200_000 < most_read <= 500_000 + 64 * 10_000
+    assert most <= 500_000 + most_read
+
+
+@pytest.mark.parametrize("tables", [OUTBOX, DELIVERY], ids=["outbox", "delivery"])
+async def test_read_that_ends_for_its_bytes_passes_no_row_over(
+    database_url: str, tables: QueueTables
+) -> None:
+    """While a key waits, a read that found less than it might have is taken for the end."""
+    ids = tickets(30)
+    name = "sink" if tables is DELIVERY else ""
+    with psycopg.connect(database_url) as connection:
+        for sequence in range(1, 6):
+            for ticket in ids:
+                insert(connection, ticket, sequence, receiver=name, payload="x" * 10_000)
+    refused = True
+    receiver = Receiver(
+        answer=lambda row: (
+            Rejected(error="No: no") if refused and row.aggregate_id == ids[0] else Acknowledged()
+        )
+    )
+    patient = replace(SETTINGS, max_attempts=10_000, lane_bytes=100_000, lane_rows=40)
+    async with working(database_url, tables, receiver, patient):
+        await until(receiver.has_taken(29 * 5), "all rows of the others")
+        refused = False
+        await until(receiver.has_taken(30 * 5), "all rows")
+    for ticket in ids:
+        assert receiver.order_of(ticket) == [1, 2, 3, 4, 5]
+
+
+def test_read_of_a_bucket_ends_with_the_row_that_fills_its_bytes() -> None:
+    most = Most(rows=3, payload_bytes=100)
+    row = QueuedRow(1, 1, "", 1, "", "", "", b"x" * 50, datetime.now(UTC), "k")
+    assert most.filled([row]) == set()
+    assert most.filled([row, row]) == {1}
+    assert most.filled([row._replace(bucket=bucket) for bucket in (1, 2, 2)]) == {2}
+    assert most.filled([row._replace(payload=b"")] * 3) == {1}
