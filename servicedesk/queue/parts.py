@@ -139,8 +139,7 @@ class Parts:
         if part is None or row.id in self._lines.buckets[row.bucket].known:
             return False
         is_to_try_with = (
-            not part.is_back
-            and len(part.held) < self._most_held
+            len(part.held) < self._most_held
             and row.bucket not in part.floors
             and row.key not in self._lines.lines
         )

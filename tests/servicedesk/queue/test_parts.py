@@ -139,9 +139,13 @@ async def test_each_row_for_a_part_that_is_away_is_read_once(database_url: str) 
         await until(cluster.arrived_all(waiting, 1), "rows that waited")
 
 
-async def test_busy_key_of_a_part_that_is_away_takes_no_memory(database_url: str) -> None:
+@pytest.mark.parametrize("before", [1, 100])
+async def test_busy_key_of_a_part_that_is_away_takes_no_memory(
+    database_url: str, before: int
+) -> None:
+    """Nor do the rows that were behind its first one `before` the part went away."""
     [busy], [other] = of_part(0, many=1), of_part(1, many=1)
-    fill(database_url, [busy], 100)
+    fill(database_url, [busy], before)
     cluster = Cluster(0)
     async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
 
@@ -150,7 +154,7 @@ async def test_busy_key_of_a_part_that_is_away_takes_no_memory(database_url: str
             return worker.metric("outbox_parts_away") == 1
 
         await until(is_away, "part that is away")
-        fill(database_url, [busy], 100, first=101)
+        fill(database_url, [busy], 200 - before, first=before + 1)
         await until(lambda: worker.metric("outbox_pending") == 200, "count of what waits")
         await until(lambda: worker.drain._reading.has_read_all, "end of reading")
         assert worker.drain._lines.total_rows == 1
