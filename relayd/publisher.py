@@ -34,8 +34,7 @@ FULL_QUEUE_SECONDS = 0.005
 ALONE_SHARE = 0.5
 
 QUEUE_FULL = "_QUEUE_FULL: the producer does not drain"
-# A topic may be given more partitions. Looked at only while one of them is away.
-COUNT_AGAIN_SECONDS = 60.0
+FULL = Unreachable(error=QUEUE_FULL, is_everywhere=True)
 NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
@@ -78,17 +77,16 @@ class Publisher:
         self._single: IdempotentProducer | None = None
         # Ids of rows to be sent alone the next time.
         self._suspects: set[int] = set()
+        # As Kafka said last; and what `part` goes by, which is to change between outages only.
+        self._counted = 0
         self._partitions = 0
-        self._counted_at = float("-inf")
-        self._counting: asyncio.Task[str] | None = None
 
     async def prepare(self) -> bool:
         """Run what has to come before the first send, unless it is done; False: try again."""
         if self._unprepared:
             self._unprepared = await on_thread(self._prepare)
-            producer = self._usable_producer()
-            if not self._unprepared and producer is not None:
-                await self._look_at_topic(producer)
+            if not self._unprepared:
+                await self.count()
         return not self._unprepared
 
     @property
@@ -111,16 +109,19 @@ class Publisher:
 
     def part(self, key: str) -> str:
         """Its partition, by name."""
-        is_old = self._loop.time() - self._counted_at >= COUNT_AGAIN_SECONDS
-        if is_old and (self._counting is None or self._counting.done()):
-            producer = self._usable_producer()
-            if producer is not None:
-                self._counting = self._loop.create_task(self._look_at_topic(producer))
         count = self._partitions
         return f"partition {partition_of(key, count)}" if count else ""
 
     def parts(self) -> int:
+        """As `count` found it last."""
+        self._partitions = self._counted
         return self._partitions
+
+    async def count(self) -> None:
+        """Ask how many partitions the topic has now, where Kafka answers."""
+        producer = self._usable_producer()
+        if producer is not None:
+            await self._look_at_topic(producer)
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
@@ -154,8 +155,8 @@ class Publisher:
     async def _look_at_topic(self, producer: IdempotentProducer) -> str:
         """Empty when Kafka answers for the topic, otherwise why not; counts its partitions."""
         reason = await on_thread(partial(producer.probe, self._topic, self._probe_seconds))
-        self._partitions = producer.partitions or self._partitions
-        self._counted_at = self._loop.time()
+        self._counted = producer.partitions or self._counted
+        self._partitions = self._partitions or self._counted
         return reason
 
     def close(self) -> None:
@@ -171,7 +172,9 @@ class Publisher:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
         producer = self._usable_producer()
         if producer is None or self._unprepared:
-            sent.settle(sent.row, Unreachable(error=self._unprepared or NOT_REMADE))
+            sent.settle(
+                sent.row, Unreachable(error=self._unprepared or NOT_REMADE, is_everywhere=True)
+            )
             return True
         if sent.row.id in self._suspects:
             self._suspects.remove(sent.row.id)
@@ -208,14 +211,17 @@ class Publisher:
         else:
             # Too late to be settled in time a second time; the next time begins with it.
             self._suspects.add(sent.row.id)
-            sent.settle(sent.row, Unreachable(error=f"refused in a batch: {kafka_text(error)}"))
+            sent.settle(
+                sent.row,
+                Unreachable(error=f"refused in a batch: {kafka_text(error)}", is_everywhere=True),
+            )
 
     def _send_alone(self, sent: Sent) -> None:
         sent.failed = self._failed
         try:
             self._produce(self._single_producer(), sent)
         except BufferError:
-            sent.settle(sent.row, Unreachable(error=QUEUE_FULL))
+            sent.settle(sent.row, FULL)
 
     @staticmethod
     def _failed(sent: Sent, error: KafkaError) -> None:
@@ -269,7 +275,7 @@ class Publisher:
         longest = self._settings.delivery_seconds * WAITING_SHARE
         while self._waiting and self._waiting[0].begun_at + longest <= now:
             late = self._waiting.popleft()
-            late.settle(late.row, Unreachable(error=QUEUE_FULL))
+            late.settle(late.row, FULL)
 
     async def _publish_dead(
         self, row: QueuedRow, value: bytes, headers: Headers

@@ -36,6 +36,8 @@ from servicedesk.trimming import Chore, Trimming
 RETRY = Backoff(base_seconds=0.25, cap_seconds=2.0)
 # The drain may use this part of SHUTDOWN_TIMEOUT; the rest is for ending what it ran on.
 DRAIN_SHARE = 0.8
+# As often as librdkafka looks by itself.
+COUNT_SECONDS = 300.0
 # Between two collections of garbage. The queue holds thousands of rows, none of them in a cycle.
 YOUNG_OBJECTS = 50_000
 
@@ -197,11 +199,15 @@ async def before(stop: asyncio.Event, work: Awaitable[None]) -> bool:
 
 
 async def prepare(publisher: Publisher) -> None:
-    """Until Kafka has answered once; later outages are the circuit's."""
+    """Until Kafka has answered once; later outages are the circuit's. Then only the number of
+    partitions is asked for now and then, because a topic may be given more."""
     failures = 0
     while not await publisher.prepare():
         failures += 1
         await asyncio.sleep(RETRY.delay_seconds(failures, random.random))
+    while True:
+        await asyncio.sleep(COUNT_SECONDS)
+        await publisher.count()
 
 
 def trimming(config: Config, pool: Pool, log: Log) -> Trimming:

@@ -81,6 +81,15 @@ UNREACHABLE: Mapping[str, str] = {
     "UNKNOWN": "the broker failed without saying why, so not about the record",
 }
 
+# What one partition may answer, or leave unanswered, while others are well. Everything else is the
+# same for all of them.
+OF_A_PARTITION = frozenset({
+    "REQUEST_TIMED_OUT", "LEADER_NOT_AVAILABLE", "NOT_LEADER_FOR_PARTITION",
+    "FENCED_LEADER_EPOCH", "UNKNOWN_LEADER_EPOCH", "BROKER_NOT_AVAILABLE",
+    "REPLICA_NOT_AVAILABLE", "NETWORK_EXCEPTION", "NOT_ENOUGH_REPLICAS",
+    "NOT_ENOUGH_REPLICAS_AFTER_APPEND", "KAFKA_STORAGE_ERROR", "_MSG_TIMED_OUT", "_TRANSPORT",
+})  # fmt: skip
+
 
 def kafka_text(error: KafkaError) -> str:
     """ "NAME: message", as outcomes, logs and dead letters tell it."""
@@ -103,4 +112,4 @@ def verdict(error: KafkaError) -> Rejected | Unreachable:
     if name == "INVALID_TIMESTAMP":
         # What an operator may have to mend, and would not guess.
         text += "; it was held up, or the clocks of relayd and the broker disagree"
-    return Unreachable(error=text)
+    return Unreachable(error=text, is_everywhere=name not in OF_A_PARTITION)

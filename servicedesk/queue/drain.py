@@ -61,7 +61,8 @@ class Drain:
         self._parking = Parking(now)
         self._wake = asyncio.Event()
         self._parts = Parts(
-            lines=self._lines, target=target, create_circuit=new_circuit, wake=self.wake, log=log
+            lines=self._lines, parking=self._parking, target=target, create_circuit=new_circuit,
+            wake=self.wake, log=log,
         )  # fmt: skip
         self._leases = Leases(
             store=leases,
@@ -280,8 +281,8 @@ class Drain:
                 for row in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
                         self._ledger.free(row.bucket, row.key)
-        unread = self._backlog.unread
-        self._metrics.show_waiting(self._lines, self._parking, self._parts, unread)
+        self._parking.forget_tried(self._lines.lines)
+        self._metrics.show_waiting(self._lines, self._parking, self._parts, self._backlog.unread)
 
     async def _probe(self, sending: Sending) -> None:
         while True:

@@ -20,8 +20,9 @@ class Bucket:
 
     `floor`: rows up to it have been read, but for those that were not visible yet. `safe_floor`:
     no row up to it can still appear, and each was admitted, set aside or parked. `reset`: where
-    the next read goes back to. `known`: ids in memory or just deleted (`retired`). `unsettled`:
-    rows whose fate is not yet in the database; a bucket is handed over when there are none.
+    the next read goes back to. `known`: ids in memory or just deleted (`retired`). `passed_over`:
+    ids that were read and left, above `safe_floor`. `unsettled`: rows whose fate is not yet in the
+    database; a bucket is handed over when there are none.
     """
 
     number: int
@@ -32,6 +33,7 @@ class Bucket:
     reset: int | None = None
     known: set[int] = field(default_factory=set)
     retired: list[int] = field(default_factory=list)
+    passed_over: set[int] = field(default_factory=set)
     unsettled: int = 0
 
     @property
@@ -42,6 +44,7 @@ class Bucket:
         self.epoch, self.leaving = epoch, False
         self.floor = self.safe_floor = 0
         self.reset = None
+        self.passed_over.clear()
 
     def go_back(self, floor: int) -> None:
         """From the next read on, read again from above `floor`; known rows are passed over.
@@ -63,12 +66,16 @@ class Bucket:
             self.floor = min(self.floor, self.reset)
             self.safe_floor = min(self.safe_floor, self.floor)
             self.reset = None
+        if self.passed_over:
+            low, high = self.safe_floor, self.floor
+            self.passed_over = {row_id for row_id in self.passed_over if low < row_id <= high}
         return Span(bucket=self.number, safe_floor=self.safe_floor, floor=self.floor)
 
     def known_above_safe_floor(self) -> list[int]:
         if self.safe_floor == self.floor:
             return []
-        return [row_id for row_id in self.known if self.safe_floor < row_id <= self.floor]
+        read = self.known | self.passed_over if self.passed_over else self.known
+        return [row_id for row_id in read if self.safe_floor < row_id <= self.floor]
 
     def count_known_above(self, floor: int) -> int:
         """Rows in memory with higher ids."""

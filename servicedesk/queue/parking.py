@@ -3,12 +3,16 @@
 Memory mirrors `…_parked`; the table is what survives, and what an operator changes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 
 from servicedesk.queue.row import Parked, QueuedRow
+
+# Until a key is tried again whose part of the far side is away; and until one that was tried and has
+# no row any more is forgotten.
+POSTPONED_SECONDS = 10.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -16,7 +20,7 @@ class ParkedKey:
     """`due_at` is on the monotonic clock; `waiting` ends when the key is tried again.
 
     `saved_at` is when the table got the latest failure, None until then. `row_created_at` feeds
-    the lag.
+    the lag. `times_aside` counts how often the key was set aside without an attempt counted.
     """
 
     bucket: int
@@ -29,6 +33,7 @@ class ParkedKey:
     row_created_at: datetime | None
     waiting: bool = True
     saved_at: float | None = None
+    times_aside: int = 0
 
 
 class Parking:
@@ -79,10 +84,32 @@ class Parking:
         keeps attempts, has nothing to learn, and nothing that it tells ends the wait."""
         former = self.failures(row)
         attempts = former.attempts if former else 0
+        times = self.times_aside(row) + 1
         parked = self.fail(
             row, error=error, attempts=attempts, wait_seconds=wait_seconds, failed_at=failed_at
         )
-        parked.saved_at = inf
+        parked.saved_at, parked.times_aside = inf, times
+
+    def times_aside(self, row: QueuedRow) -> int:
+        """How often this very row was set aside."""
+        former = self.failures(row)
+        return former.times_aside if former else 0
+
+    def postpone(self, key: str) -> bool:
+        """The key's part of the far side is away: a parked key that was to be tried waits again, and
+        what becomes of it in the table is seen. False when it is not parked."""
+        parked = self._keys.get(key)
+        if parked is not None and not parked.waiting:
+            parked.waiting, parked.due_at = True, self._now() + POSTPONED_SECONDS
+        return parked is not None
+
+    def forget_tried(self, in_memory: Container[str]) -> None:
+        """Forget keys that only memory knows, that were due for a while, and that no row was found
+        of: it was skipped."""
+        longest_ago = self._now() - POSTPONED_SECONDS
+        for parked in [p for p in self._keys.values() if p.saved_at == inf and not p.waiting]:
+            if parked.due_at <= longest_ago and parked.key not in in_memory:
+                del self._keys[parked.key]
 
     def save(self, parked: ParkedKey) -> None:
         """The table has it now."""

@@ -13,40 +13,45 @@ from datetime import datetime
 from servicedesk.logs import Log
 from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.lines import Lane, Line, Lines
+from servicedesk.queue.parking import Parking
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.target import Target
 
-# Lines that a part is tried with, in turn: one of them may be the trouble itself.
+# Keys that a part is tried with, in turn: one of them may be the trouble itself.
 HELD_LINES = 16
+# A key that was tried so often, while others got through elsewhere, makes room for another.
+TRIES = 3
+
+
+@dataclass(slots=True)
+class PassedOver:
+    """Rows of one bucket that are not in memory: the floor below them, and the oldest's time."""
+
+    floor: int
+    oldest: datetime
 
 
 @dataclass(slots=True, kw_only=True)
 class Part:
     """A part that is away, or is back and not read again yet.
 
-    `held`: lines of one row each, none of them under way. `trial`: the line it is tried with.
-    `floors`: by bucket, where its rows are read again from when it is back; `oldest` is of those.
+    `held`: lines of one row each, none of them under way, those that have not failed first. `trial`:
+    the line that it is tried with. `passed`: by bucket, what waits in the database. `spent`: keys
+    that it is not tried with again. `runs_dry`: lines to try it with are to be read, as they were
+    before, and whether it `was_tried` since.
     """
 
     name: str
     lane: Lane
     circuit: Circuit
+    is_told: bool
     held: deque[Line] = field(default_factory=deque)
     trial: Line | None = None
-    floors: dict[int, int] = field(default_factory=dict)
-    oldest: datetime | None = None
+    passed: dict[int, PassedOver] = field(default_factory=dict)
+    spent: set[str] = field(default_factory=set)
+    runs_dry: bool = False
+    was_tried: bool = False
     is_back: bool = False
-
-    def pass_over(self, row: QueuedRow) -> None:
-        """The row is not in memory, and is read again when the part is back."""
-        below = row.id - 1
-        self.floors[row.bucket] = min(self.floors.get(row.bucket, below), below)
-        self.oldest = min(self.oldest or row.created_at, row.created_at)
-
-    @property
-    def is_on_trial(self) -> bool:
-        """A line is under way to it, or about to be. One that was dropped is neither."""
-        return self.trial is not None and (self.trial.busy or self.trial.queued)
 
 
 class Parts:
@@ -59,16 +64,19 @@ class Parts:
         self,
         *,
         lines: Lines,
+        parking: Parking,
         target: Target,
         create_circuit: Callable[[], Circuit],
         wake: Callable[[], None],
         log: Log,
     ) -> None:
         self._lines = lines
+        self._parking = parking
         self._target = target
         self._create_circuit = create_circuit
         self._wake = wake
         self._log = log
+        self._count = 0
         self.away: dict[str, Part] = {}
 
     def away_part(self, key: str) -> Part | None:
@@ -79,58 +87,92 @@ class Parts:
     def has_part(self, key: str) -> bool:
         return self._target.part(key) != ""
 
-    def lose(self, line: Line, error: str) -> Part:
-        """A row of the line did not get through, while rows of others did: its part is away."""
+    def lose(self, line: Line, error: str) -> Part | None:
+        """A row of the line did not get through, and its part is taken for away; None when its
+        far side has no parts."""
+        if not self.away:
+            # What the target says of keys may change now, and not while a part is away.
+            self._count = self._target.parts()
         name = self._target.part(line.key)
+        if not name:
+            return None
         part = self.away.get(name)
         if part is None:
-            part = Part(name=name, lane=line.lane, circuit=self._create_circuit())
+            # Nobody is told of each part where it is all of the far side.
+            is_told = not line.lane.circuit.is_open
+            part = Part(name=name, lane=line.lane, circuit=self._create_circuit(), is_told=is_told)
             self.away[name] = part
-        part.is_back = False
+            self._share_room()
+        elif part.is_back:
+            part.is_back, part.circuit = False, self._create_circuit()
         part.circuit.trip(error)
-        self._log.warning("part_away", receiver=line.lane.receiver, part=name, error=error)
+        if part.is_told:
+            self._log.warning("part_away", receiver=line.lane.receiver, part=name, error=error)
         return part
 
-    def fail(self, part: Part, line: Line, error: str) -> None:
+    def fail(self, part: Part, line: Line, error: str, *, others_got_through: bool) -> None:
         """A row of the line did not get through either."""
         if part.trial is line:
             part.trial = None
             part.circuit.trip(error)
+            line.strikes += others_got_through
 
     @property
     def are_all_away(self) -> bool:
         """Nothing is left of the far side, though it went away part by part."""
-        away = sum(not part.is_back for part in self.away.values())
-        return 0 < self._target.parts() <= away
+        return 0 < self._count <= sum(not part.is_back for part in self.away.values())
 
     def trials_under_way(self, lane: Lane) -> int:
-        parts = self.away.values()
-        return sum(part.lane is lane and part.trial is not None and part.trial.busy
-                   for part in parts)  # fmt: skip
+        trials = [part.trial for part in self.away.values() if self._is_on_trial(part)]
+        return sum(trial is not None and trial.busy and trial.lane is lane for trial in trials)
+
+    def _is_on_trial(self, part: Part) -> bool:
+        """A line is under way to it, or about to be; not when the line was dropped meanwhile."""
+        return part.trial is not None and self._lines.lines.get(part.trial.key) is part.trial
 
     def detain(self, line: Line) -> bool:
         """Keep a line from being sent when its part is away; True then."""
         part = self.away_part(line.key)
         if part is None or part.trial is line:
             return False
-        self.hold(part, line)
+        self.hold(part, line, has_failed=False)
         return True
 
-    def hold(self, part: Part, line: Line) -> None:
+    def hold(self, part: Part, line: Line, *, has_failed: bool) -> None:
         """Keep the first row of the line, which is not under way, or none of it."""
-        if len(part.held) >= self._most_held:
-            part.pass_over(line.rows[0])
+        if self._parking.postpone(line.key):
+            # It waits for itself, and is read again from the row that was refused.
             self._lines.drop(line, again=False)
             return
+        if line.strikes >= TRIES:
+            part.spent.add(line.key)
+        if line.strikes >= TRIES or len(part.held) >= self._most_held:
+            self._let_go(part, line)
+            return
         for row in self._lines.shorten(line):
-            part.pass_over(row)
+            self._pass_over(part, row)
         line.queued = True
-        part.held.append(line)
+        if has_failed:
+            part.held.append(line)
+        else:
+            part.held.appendleft(line)
+
+    def _let_go(self, part: Part, line: Line) -> None:
+        for row in line.rows:
+            self._pass_over(part, row)
+        self._lines.drop(line, again=False)
 
     @property
     def _most_held(self) -> int:
         """However many parts are away, half of the memory is left."""
         return max(1, min(HELD_LINES, self._lines.lane_rows // 4 // len(self.away)))
+
+    def _share_room(self) -> None:
+        for part in self.away.values():
+            while len(part.held) > self._most_held:
+                line = part.held.pop()
+                if line.queued:
+                    self._let_go(part, line)
 
     def passes_over(self, row: QueuedRow) -> bool:
         """Is a row that was read to be left where it is? Where one of its bucket was, all later
@@ -138,14 +180,27 @@ class Parts:
         part = self.away.get(self._target.part(row.key)) if self.away else None
         if part is None or row.id in self._lines.buckets[row.bucket].known:
             return False
+        if not part.is_back and self._parking.postpone(row.key):
+            return True
         is_to_try_with = (
             len(part.held) < self._most_held
-            and row.bucket not in part.floors
+            and row.bucket not in part.passed
             and row.key not in self._lines.lines
+            and row.key not in part.spent
         )
         if not is_to_try_with:
-            part.pass_over(row)
+            self._pass_over(part, row)
         return not is_to_try_with
+
+    def _pass_over(self, part: Part, row: QueuedRow) -> None:
+        """The row is not in memory, and is read again later."""
+        self._lines.buckets[row.bucket].passed_over.add(row.id)
+        passed = part.passed.get(row.bucket)
+        if passed is None:
+            part.passed[row.bucket] = PassedOver(row.id - 1, row.created_at)
+        else:
+            passed.floor = min(passed.floor, row.id - 1)
+            passed.oldest = min(passed.oldest, row.created_at)
 
     def answered(self, rows: Iterable[QueuedRow]) -> None:
         """The far side took or refused the rows: their parts are there."""
@@ -158,24 +213,29 @@ class Parts:
         part.is_back, part.trial = True, None
         part.lane.ready.extend(line for line in part.held if line.queued)
         part.held.clear()
-        self._log.info("part_back", receiver=part.lane.receiver, part=part.name)
+        if part.is_told:
+            self._log.info("part_back", receiver=part.lane.receiver, part=part.name)
         self._wake()
 
     def try_due(self, now: float) -> bool:
         """Make a line ready for each part that is due to be tried; True when there is one."""
         found = False
         for part in self.away.values():
-            due = part.circuit.probe_at <= now and not part.lane.circuit.is_open
-            if part.is_back or part.is_on_trial or not due:
+            is_due = part.circuit.probe_at <= now and not part.lane.circuit.is_open
+            if part.is_back or part.runs_dry or self._is_on_trial(part) or not is_due:
                 continue
             found = True
             part.trial = self._next_held(part)
-            if part.trial is None:
-                # Nothing to try it with is left in memory: its rows are read again for that.
-                self._is_back(part)
-                continue
-            part.circuit.probed(reachable=True)
-            part.lane.ready.append(part.trial)
+            if part.trial is not None:
+                part.was_tried = True
+                part.circuit.probed(reachable=True)
+                part.lane.ready.append(part.trial)
+            elif part.passed:
+                part.circuit.probed(reachable=False)
+                part.runs_dry = True
+                self._wake()
+            else:
+                self._is_back(part)  # nothing waits for it any longer
         return found
 
     @staticmethod
@@ -187,21 +247,36 @@ class Parts:
         return None
 
     def take_back(self) -> list[Part]:
-        """The parts that are back, which are then as any other. Between two reads, so that no
-        read that passed over their rows admits later ones."""
-        back = [part for part in self.away.values() if part.is_back]
-        for part in back:
-            del self.away[part.name]
-        return back
+        """The parts whose rows are to be read again: those that are back, which are then as any
+        other, and those that run dry. Between two reads, so that none that passed over a row admits
+        later ones."""
+        found = [part for part in self.away.values() if part.is_back or part.runs_dry]
+        for part in found:
+            if part.is_back:
+                del self.away[part.name]
+        return found
+
+    def begin_again(self, part: Part) -> dict[int, int]:
+        """Forget what was passed over for the part; by bucket, the floors to read from."""
+        floors = {bucket: passed.floor for bucket, passed in part.passed.items()}
+        if not part.was_tried:
+            part.spent.clear()  # nobody else was found
+        part.passed.clear()
+        part.runs_dry = part.was_tried = False
+        return floors
 
     def forget_bucket(self, bucket: int) -> None:
         for part in self.away.values():
-            part.floors.pop(bucket, None)
+            part.passed.pop(bucket, None)
 
     def floors(self) -> Iterable[tuple[int, int]]:
         """Of each bucket with rows that were passed over, a floor below them."""
-        return [pair for part in self.away.values() for pair in part.floors.items()]
+        return [
+            (bucket, passed.floor)
+            for part in self.away.values()
+            for bucket, passed in part.passed.items()
+        ]
 
     def oldest_row(self) -> datetime | None:
-        times = [part.oldest for part in self.away.values() if part.oldest is not None]
+        times = [p.oldest for part in self.away.values() for p in part.passed.values()]
         return min(times, default=None)

@@ -71,16 +71,19 @@ class Reading:
 
     def _resume_due(self) -> None:
         for parked in self._parking.take_due():
-            self.resume(parked)
+            if self._parts.away_part(parked.key) is None:
+                self.resume(parked)
+            else:
+                self._parking.postpone(parked.key)
 
     def resume(self, parked: ParkedKey) -> None:
         """Read the key again from the row that failed."""
         self._lines.read_again(parked.bucket, parked.key, parked.first_id)
 
     def _rejoin_parts(self) -> None:
-        """Read again what was passed over for the parts that are back."""
+        """Read again what was passed over for the parts that are back, or have run dry."""
         for part in self._parts.take_back():
-            for bucket, floor in part.floors.items():
+            for bucket, floor in self._parts.begin_again(part).items():
                 self._lines.go_back(part.lane, bucket, floor)
 
     def _aside(self) -> list[str]:
@@ -156,8 +159,8 @@ class Reading:
             if stale or row.bucket in full:
                 continue
             if (
-                self._parking.is_waiting(row.key)
-                or self._parts.passes_over(row)
+                self._parts.passes_over(row)
+                or self._parking.is_waiting(row.key)
                 or self._lines.admit(row, lane)
             ):
                 reached[row.bucket] = row.id

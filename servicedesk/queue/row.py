@@ -107,9 +107,13 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreachable:
-    """The far side is away for everyone: the receiver's circuit opens and no attempt counts."""
+    """The far side is away, or the part of it that the row goes to: no attempt counts.
+
+    `is_everywhere`: the rows for any part would meet the same.
+    """
 
     error: str
+    is_everywhere: bool = False
 
 
 Outcome = Acknowledged | Rejected | Unreachable

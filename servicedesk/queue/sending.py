@@ -197,49 +197,55 @@ class Sending:
     def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
         lane = line.lane
         others_got_through = lane.answered_at > line.sent_at
-        part = self._parts.away_part(line.key)
+        part = self._parts.away_part(row.key)
         if part is not None:
-            self._parts.fail(part, line, outcome.error)
-            if not others_got_through and self._parts.are_all_away:
-                self._trip(lane, outcome.error)
-        elif others_got_through:
-            line.strikes += 1
-            has_part = self._parts.has_part(line.key)
-            if line.strikes >= STRIKES and not has_part:
-                self._reject(line, row, Rejected(error=outcome.error))
-                return
-            if line.strikes >= STRIKES:
-                self._set_aside(line, row, outcome)
-                return
-            if has_part:
-                part = self._parts.lose(line, outcome.error)
-            else:
-                self._trip(lane, outcome.error)
+            self._parts.fail(part, line, outcome.error, others_got_through=others_got_through)
+            is_all_away = not others_got_through and self._parts.are_all_away
+        elif others_got_through and self._is_itself_the_trouble(line, row, outcome):
+            return
         else:
+            is_all_away = not (others_got_through and self._parts.has_part(row.key))
+        if is_all_away:
             self._trip(lane, outcome.error)
+        if part is None and not outcome.is_everywhere:
+            part = self._parts.lose(line, outcome.error)
         self._lines.buckets[row.bucket].unsettled -= 1
         if not self._lines.is_current(line, row):
             self._lines.drop(line, again=True)
         elif part is not None:
-            self._parts.hold(part, line)
+            self._parts.hold(part, line, has_failed=True)
         else:
             # To the end of its lane, so that after the outage another key may be the first to try.
             self._lines.make_ready(line)
+
+    def _is_itself_the_trouble(self, line: Line, row: QueuedRow, outcome: Unreachable) -> bool:
+        """Then it has been dealt with: it waits by itself."""
+        line.strikes += 1
+        times_aside = self._parking.times_aside(row)
+        if line.strikes < STRIKES and not times_aside:
+            return False
+        if not self._parts.has_part(row.key):
+            self._reject(line, row, Rejected(error=outcome.error))
+        else:
+            wait = self._settings.retry.delay_seconds(STRIKES + times_aside, self._random)
+            self._set_aside(line, row, outcome, wait)
+        return True
 
     def _trip(self, lane: Lane, error: str) -> None:
         if lane.circuit.trip(error):
             self._metrics.show_circuit(lane.receiver, is_open=True)
             self._log.warning("circuit_opened", receiver=lane.receiver, error=error)
 
-    def _set_aside(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
-        """The key's part is well, and this row does not get there: the key waits by itself."""
-        wait = self._settings.retry.delay_seconds(line.strikes, self._random)
+    def _set_aside(
+        self, line: Line, row: QueuedRow, outcome: Unreachable, wait_seconds: float
+    ) -> None:
+        """The key's part is well, and this row does not get there: no attempt is counted."""
         current = self._lines.is_current(line, row)
         self._lines.drop(line, again=not current)
         self._lines.buckets[row.bucket].unsettled -= 1
         if current:
             self._parking.set_aside(
-                row, error=outcome.error[:ERROR_CHARACTERS], wait_seconds=wait,
+                row, error=outcome.error[:ERROR_CHARACTERS], wait_seconds=wait_seconds,
                 failed_at=datetime.now(UTC),
             )  # fmt: skip
 

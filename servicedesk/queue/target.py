@@ -35,7 +35,7 @@ class Target(Protocol):
         """
 
     def parts(self) -> int:
-        """How many there are; 0 as above."""
+        """How many there are; 0 as above. Only with this call may the parts of keys change."""
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         """Publish the row's dead letter and return when it is acknowledged.

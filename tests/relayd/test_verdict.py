@@ -3,7 +3,7 @@
 import pytest
 from confluent_kafka import KafkaError
 
-from relayd.verdict import REJECTED, UNREACHABLE, verdict
+from relayd.verdict import OF_A_PARTITION, REJECTED, UNREACHABLE, verdict
 from servicedesk.queue.row import Rejected, Unreachable
 
 
@@ -19,6 +19,28 @@ def test_error_of_the_cluster_costs_no_attempt(name: str) -> None:
     outcome = verdict(error)
     assert isinstance(outcome, Unreachable)
     assert outcome.error.startswith(f"{name}: {error.str()}")
+
+
+@pytest.mark.parametrize(
+    ("name", "is_everywhere"),
+    [
+        ("_MSG_TIMED_OUT", False),
+        ("NOT_ENOUGH_REPLICAS", False),
+        ("TOPIC_AUTHORIZATION_FAILED", True),
+        ("_PURGE_QUEUE", True),
+        ("INVALID_TIMESTAMP", True),
+    ],
+)
+def test_error_tells_whether_other_partitions_would_meet_it(
+    name: str, *, is_everywhere: bool
+) -> None:
+    outcome = verdict(KafkaError(getattr(KafkaError, name)))
+    assert isinstance(outcome, Unreachable)
+    assert outcome.is_everywhere is is_everywhere
+
+
+def test_what_is_of_a_partition_is_an_outage() -> None:
+    assert UNREACHABLE.keys() >= OF_A_PARTITION
 
 
 def test_no_error_has_two_verdicts() -> None:

@@ -22,6 +22,7 @@ from servicedesk.queue.drain import Drain
 from servicedesk.queue.lease_store import LeaseStore
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.metrics import QueueMetrics
+from servicedesk.queue.parking import Parking
 from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import Acknowledged, Failure, Outcome, QueuedRow, queue_key
 from servicedesk.queue.settings import DrainSettings
@@ -112,6 +113,7 @@ def no_parts(lines: Lines) -> Parts:
     """For a queue by itself, whose far side has none."""
     return Parts(
         lines=lines,
+        parking=Parking(time.monotonic),
         target=Receiver(),
         create_circuit=lambda: Circuit(SETTINGS.probe, now=time.monotonic, random=random.random),
         wake=lambda: None,
