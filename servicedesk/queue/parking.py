@@ -10,8 +10,8 @@ from math import inf
 
 from servicedesk.queue.row import Parked, QueuedRow
 
-# Until a key is tried again whose part of the far side is away; and until one that was tried and has
-# no row any more is forgotten.
+# Until a key is tried again whose part of the far side is away; and until one is forgotten that was
+# tried and has no row any more.
 POSTPONED_SECONDS = 10.0
 
 
@@ -96,8 +96,8 @@ class Parking:
         return former.times_aside if former else 0
 
     def postpone(self, key: str) -> bool:
-        """The key's part of the far side is away: a parked key that was to be tried waits again, and
-        what becomes of it in the table is seen. False when it is not parked."""
+        """The key's part of the far side is away: a parked key that was to be tried waits again,
+        and what becomes of it in the table is seen. False when it is not parked."""
         parked = self._keys.get(key)
         if parked is not None and not parked.waiting:
             parked.waiting, parked.due_at = True, self._now() + POSTPONED_SECONDS

@@ -35,10 +35,11 @@ class PassedOver:
 class Part:
     """A part that is away, or is back and not read again yet.
 
-    `held`: lines of one row each, none of them under way, those that have not failed first. `trial`:
-    the line that it is tried with. `passed`: by bucket, what waits in the database. `spent`: keys
-    that it is not tried with again. `runs_dry`: lines to try it with are to be read, as they were
-    before, and whether it `was_tried` since.
+    `held`: lines of one row each, none of them under way, those that have not failed first.
+    `trial`: the line that it is tried with. `passed`: by bucket, what waits in the database.
+    `spent`: keys that it is not tried with again. `closed`: buckets that nothing is admitted of,
+    because a row of another key was passed over. `runs_dry`: lines to try it with are to be read,
+    which it `was_tried` with since the last time or not.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Part:
     trial: Line | None = None
     passed: dict[int, PassedOver] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
+    closed: set[int] = field(default_factory=set)
     runs_dry: bool = False
     was_tried: bool = False
     is_back: bool = False
@@ -158,6 +160,8 @@ class Parts:
             part.held.appendleft(line)
 
     def _let_go(self, part: Part, line: Line) -> None:
+        if line.key not in part.spent:
+            part.closed.add(line.rows[0].bucket)
         for row in line.rows:
             self._pass_over(part, row)
         self._lines.drop(line, again=False)
@@ -176,21 +180,20 @@ class Parts:
 
     def passes_over(self, row: QueuedRow) -> bool:
         """Is a row that was read to be left where it is? Where one of its bucket was, all later
-        ones are, so that none overtakes another of its key."""
+        ones are, so that none overtakes another of its key; but for keys whose first row is in
+        memory, or is not to be sent: of these none is admitted anyway."""
         part = self.away.get(self._target.part(row.key)) if self.away else None
         if part is None or row.id in self._lines.buckets[row.bucket].known:
             return False
         if not part.is_back and self._parking.postpone(row.key):
             return True
-        is_to_try_with = (
-            len(part.held) < self._most_held
-            and row.bucket not in part.passed
-            and row.key not in self._lines.lines
-            and row.key not in part.spent
-        )
-        if not is_to_try_with:
-            self._pass_over(part, row)
-        return not is_to_try_with
+        is_taken = row.key in part.spent or row.key in self._lines.lines
+        if not part.is_back and not is_taken:
+            if row.bucket not in part.closed and len(part.held) < self._most_held:
+                return False
+            part.closed.add(row.bucket)
+        self._pass_over(part, row)
+        return True
 
     def _pass_over(self, part: Part, row: QueuedRow) -> None:
         """The row is not in memory, and is read again later."""
@@ -262,12 +265,14 @@ class Parts:
         if not part.was_tried:
             part.spent.clear()  # nobody else was found
         part.passed.clear()
+        part.closed.clear()
         part.runs_dry = part.was_tried = False
         return floors
 
     def forget_bucket(self, bucket: int) -> None:
         for part in self.away.values():
             part.passed.pop(bucket, None)
+            part.closed.discard(bucket)
 
     def floors(self) -> Iterable[tuple[int, int]]:
         """Of each bucket with rows that were passed over, a floor below them."""

@@ -179,7 +179,9 @@ def test_nothing_is_sent_before_the_preparation_has_succeeded(
     answers = iter(["_TRANSPORT: nobody there", ""])
 
     async def scenario(bench: Bench) -> None:
-        assert await bench.send(outbox_row()) == [Unreachable(error="_TRANSPORT: nobody there")]
+        assert await bench.send(outbox_row()) == [
+            Unreachable(error="_TRANSPORT: nobody there", is_everywhere=True)
+        ]
         assert await bench.publisher.probe("") is True
         assert await bench.send(outbox_row()) == [Acknowledged()]
 
