@@ -62,6 +62,13 @@ BUCKETS = {
     "most": 500,
     "bytes": 250_000,
 }
+AGAIN = {
+    "buckets": [3, 7],
+    "keys": ["k1", "k2"],
+    "ids": [99_000, 99_000],
+    "most": 500,
+    "bytes": 250_000,
+}
 APART = {"keys": ["k1", "k2"], "receivers": ["webhook"]}
 OUTBOX_COLUMNS = (3, EVENT, "ticket.updated", "{}", "{}")
 FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused"}
@@ -142,11 +149,12 @@ SAMPLES: dict[str, Parameters] = {
     "LeaseStore.CLAIM": {"owner": "me", "lease": 10.0, "most": 32},
     "LeaseStore.RELEASE": {"owner": "me", "buckets": [1, 2]},
     "LeaseStore.LEAVE": {"owner": "me"},
-    "QueueStore.READ": BUCKETS,
-    "QueueStore.READ_CAREFULLY": BUCKETS
+    "RowStore.READ": BUCKETS,
+    "RowStore.READ_CAREFULLY": BUCKETS
     | APART
     | {"safe_floors": [0, 59_000, 98_000, 0], "known": SOME},
-    "QueueStore.READ_RECEIVER": BUCKETS | APART | {"receiver": "webhook", "ceiling": 99_000},
+    "RowStore.READ_RECEIVER": BUCKETS | APART | {"receiver": "webhook", "ceiling": 99_000},
+    "RowStore.READ_KEYS": AGAIN,
     "HorizonStore.NEWEST_ID": {},
     "HorizonStore.WRITERS": {},
     "QueueStore.COMPLETE": {"buckets": [n % 64 for n in SOME], "ids": SOME},

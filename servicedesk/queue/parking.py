@@ -55,6 +55,10 @@ class Parking:
         parked = self._keys.get(key)
         return parked is not None and parked.waiting
 
+    def is_tried(self, parked: ParkedKey) -> bool:
+        """Is it still the record of its key, and not waiting any more?"""
+        return self._keys.get(parked.key) is parked and not parked.waiting
+
     def failures(self, row: QueuedRow) -> ParkedKey | None:
         """The record of this very row's failures."""
         parked = self._keys.get(row.key)

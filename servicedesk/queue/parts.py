@@ -269,6 +269,9 @@ class Parts:
         part.runs_dry = part.was_tried = False
         return floors
 
+    def has_passed_over(self, bucket: int) -> bool:
+        return any(bucket in part.passed for part in self.away.values())
+
     def forget_bucket(self, bucket: int) -> None:
         for part in self.away.values():
             part.passed.pop(bucket, None)

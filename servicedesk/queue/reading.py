@@ -35,6 +35,8 @@ class Reading:
         self._settings = settings
         self._horizon = Horizon()
         self._server = ""
+        # Keys that are due, whose own rows are read.
+        self._again: list[ParkedKey] = []
 
     def _ours(self) -> list[Bucket]:
         return [bucket for bucket in self._lines.buckets if bucket.is_ours]
@@ -49,7 +51,9 @@ class Reading:
         """Read what is new, and let lanes that are aside catch up. True when rows came in."""
         self._resume_due()
         self._rejoin_parts()
-        found = await self._read_new() if self._has_room() else False
+        found = await self._read_keys() if self._again else False
+        if self._has_room():
+            found = await self._read_new() or found
         for lane in list(self._lines.lanes.values()):
             if lane.aside is not None and not lane.circuit.is_open and self._lines.has_room(lane):
                 found = await self._catch_up(lane, lane.aside) or found
@@ -71,10 +75,13 @@ class Reading:
 
     def _resume_due(self) -> None:
         for parked in self._parking.take_due():
-            if self._parts.away_part(parked.key) is None:
-                self.resume(parked)
-            else:
+            if self._parts.away_part(parked.key) is not None:
                 self._parking.postpone(parked.key)
+            elif self._parts.has_passed_over(parked.bucket):
+                # Its bucket is not read again for it: that may be very many rows.
+                self._again.append(parked)
+            else:
+                self.resume(parked)
 
     def resume(self, parked: ParkedKey) -> None:
         """Read the key again from the row that failed."""
@@ -89,6 +96,34 @@ class Reading:
     def _aside(self) -> list[str]:
         return [lane.receiver for lane in self._lines.lanes.values() if lane.aside is not None]
 
+    async def _read_keys(self) -> bool:
+        """Rows of a key that a read found already are known, or above their bucket's floor and
+        found again; so that all of its rows there are come into memory, or are read again."""
+        ours = {bucket.number: bucket.epoch for bucket in self._ours()}
+        keys = [p for p in self._again if p.bucket in ours and self._parking.is_tried(p)]
+        most = self._most_each(len(keys))
+        found = await self._store.rows.read_keys(
+            [(p.bucket, p.key, p.first_id) for p in keys], most
+        )
+        self._again = []
+        rows: dict[str, list[QueuedRow]] = {}
+        for row in found:
+            if self._lines.buckets[row.bucket].epoch == ours[row.bucket]:
+                rows.setdefault(row.key, []).append(row)
+        for some in rows.values():
+            lane = self._lines.lane(some[0].receiver)
+            is_all = not most.filled(some)
+            for row in some:
+                if lane.aside is not None or not (
+                    self._parts.passes_over(row) or self._lines.admit(row, lane)
+                ):
+                    self._lines.read_again(row.bucket, row.key, row.id)
+                    break
+            else:
+                if not is_all:
+                    self._lines.read_again(some[-1].bucket, some[-1].key, some[-1].id + 1)
+        return bool(rows)
+
     async def _read_new(self) -> bool:
         ours = self._ours()
         if not ours:
@@ -101,7 +136,7 @@ class Reading:
             self._parking.waiting_keys(),
             self._aside(),
         )
-        rows = await self._store.read(
+        rows = await self._store.rows.read(
             spans,
             most,
             known=[row_id for bucket in ours for row_id in bucket.known_above_safe_floor()],
@@ -144,7 +179,7 @@ class Reading:
             bucket.begin_read()
         ceiling = self._horizon.settled_id
         asked = {bucket.number: floors.get(bucket.number, 0) for bucket in ours}
-        rows = await self._store.read_receiver(
+        rows = await self._store.rows.read_receiver(
             lane.receiver,
             asked,
             most,

@@ -11,8 +11,9 @@ from uuid import UUID
 
 import pytest
 
+from servicedesk.bucket import bucket_of
 from servicedesk.queue.parts import HELD_LINES
-from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Unreachable
+from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.tables import OUTBOX
 from tests.servicedesk.queue.harness import (
     SETTINGS,
@@ -118,7 +119,7 @@ async def test_each_row_for_a_part_that_is_away_is_read_once(database_url: str) 
     cluster = Cluster(0)
     roomy = replace(SMALL, lane_rows=1024)
     async with working(database_url, OUTBOX, cluster.receiver, roomy) as worker:
-        store = worker.drain._reading._store
+        store = worker.drain._reading._store.rows
         read = store.read
         found = 0
 
@@ -278,3 +279,57 @@ async def test_order_holds_while_parts_come_and_go(database_url: str, seed: int)
         assert "part_away" in worker.log.getvalue()
     assert cluster.in_order(ids)
     assert len(cluster.receiver.arrived) == events * len(ids)
+
+
+async def test_refused_key_has_nothing_read_again_but_its_own_rows(database_url: str) -> None:
+    """Its bucket is full of rows for a part that is away."""
+    [refused, other], waiting = of_part(1, many=2), of_part(0, many=1500)
+    cluster = Cluster(0)
+    answer, is_refusing = cluster.answer, True
+
+    def refuse(row: QueuedRow) -> Outcome:
+        if is_refusing and row.aggregate_id == refused:
+            return Rejected(error="Bad: row")
+        return answer(row)
+
+    cluster.receiver.answer = refuse
+    patient = replace(SMALL, max_attempts=10_000, lane_rows=1024, read_rows=1024)
+    together = [each for each in waiting if bucket_of(str(each)) == bucket_of(str(refused))]
+    async with working(database_url, OUTBOX, cluster.receiver, patient) as worker:
+
+        def is_away() -> bool:
+            fill(database_url, [other], 1)
+            return worker.metric("outbox_parts_away") == 1
+
+        fill(database_url, waiting[:30], 1)
+        await until(is_away, "part that is away")
+        fill(database_url, [refused], 1)
+        fill(database_url, together[:20], 50, first=2)
+        newest = count(database_url, "SELECT max(id) FROM outbox")
+        bucket = worker.drain._lines.buckets[bucket_of(str(refused))]
+        await until(lambda: bucket.floor >= newest, "end of reading")
+        store = worker.drain._reading._store.rows
+        read = store.read
+        found = 0
+
+        async def counted(*args: Any, **kwargs: Any) -> list[QueuedRow]:
+            nonlocal found
+            rows = await read(*args, **kwargs)
+            found += len(rows)
+            return rows
+
+        store.read = counted  # type: ignore[method-assign]
+        tried = len(cluster.receiver.sent)
+        fill(database_url, [refused], 3, first=2)
+
+        def is_tried_again() -> bool:
+            latest = cluster.receiver.sent[tried:]
+            return sum(row.aggregate_id == refused for row in latest) >= 10
+
+        await until(is_tried_again, "ten more attempts")
+        assert found <= 3
+        is_refusing = False
+        await until(cluster.arrived_all([refused], 4), "the rows of the key")
+        assert cluster.receiver.order_of(refused) == [1, 2, 3, 4]
+        cluster.away.clear()
+        await until(lambda: count(database_url, PENDING) == 0, "empty table")

@@ -96,7 +96,7 @@ async def test_memory_is_bounded_by_bytes_where_payloads_are_big(database_url: s
     most = most_read = 0
     receiver = Receiver(delay_seconds=lambda row: 0.001)
     async with working(database_url, OUTBOX, receiver, tight) as worker:
-        store = worker.drain._reading._store
+        store = worker.drain._reading._store.rows
         read = store.read
 
         async def measured(*args: Any, **kwargs: Any) -> list[QueuedRow]:

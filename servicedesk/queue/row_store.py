@@ -1,0 +1,163 @@
+"""The SQL of reading rows: what is new, what came late, one receiver's, single keys'.
+
+Every read is one statement on a connection of its own, bounded for each bucket in rows and bytes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from servicedesk import binary
+from servicedesk.queue.row import Most, QueuedRow, Span
+from servicedesk.queue.statements import Statements
+
+# QueuedRow._make is a function in Python, and would be called for every row.
+make_row: Callable[[Sequence[Any]], QueuedRow] = partial(tuple.__new__, QueuedRow)
+
+
+class RowStore:
+    """Rows in order of id per bucket."""
+
+    def __init__(self, statements: Statements) -> None:
+        self._statements = statements
+
+    # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
+    # below the floor are never visited, whatever vacuum may not yet remove. A bucket's read ends
+    # with the row that fills its share of bytes, and so has one at least.
+    READ = """
+    SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+        ) AS next
+        WHERE before < %(bytes)s
+    ) AS found
+    """
+
+    # The same, with the rows that became visible late, seen by the same snapshot, and without the
+    # keys and receivers that are set aside. The primary key, two ranges a bucket.
+    READ_CAREFULLY = """
+    SELECT found.*
+    FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[])
+         AS start(bucket, safe_floor, floor)
+    CROSS JOIN LATERAL (
+        (SELECT {row}
+         FROM {queue}
+         WHERE bucket = start.bucket AND id > start.safe_floor AND id <= start.floor
+           AND id <> ALL(%(known)s::int8[])
+           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+         ORDER BY id)
+        UNION ALL
+        (SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor
+              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+         ) AS next
+         WHERE before < %(bytes)s)
+    ) AS found
+    ORDER BY found.id
+    """
+
+    async def read(
+        self,
+        spans: Sequence[Span],
+        most: Most,
+        *,
+        known: Sequence[int] = (),
+        without_keys: Sequence[str] = (),
+        without_receivers: Sequence[str] = (),
+    ) -> list[QueuedRow]:
+        """All late rows but the `known` ones and up to `most` of the new ones in each bucket, in
+        order of id per bucket."""
+        values = {
+            "buckets": binary.int2s([span.bucket for span in spans]),
+            "floors": binary.int8s([span.floor for span in spans]),
+            "most": binary.int8(most.rows),
+            "bytes": binary.int8(most.payload_bytes),
+        }
+        careful = without_keys or without_receivers or any(s.safe_floor < s.floor for s in spans)
+        if not careful:
+            return await self._read(self.READ, values)
+        values |= {
+            "safe_floors": binary.int8s([span.safe_floor for span in spans]),
+            "known": binary.int8s(known),
+            "keys": binary.texts(without_keys),
+            "receivers": binary.texts(without_receivers),
+        }
+        return await self._read(self.READ_CAREFULLY, values)
+
+    async def _read(self, template: str, values: Mapping[str, bytes]) -> list[QueuedRow]:
+        text = self._statements.text(template).decode()
+        return await self._statements.reading.fetch(make_row, text, values)
+
+    # No lock. The primary key: one receiver that catches up by itself, up to where no row can
+    # still appear, without its parked keys.
+    READ_RECEIVER = """
+    SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
+              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+        ) AS next
+        WHERE before < %(bytes)s
+    ) AS found
+    """
+
+    async def read_receiver(
+        self,
+        receiver: str,
+        floors: dict[int, int],
+        most: Most,
+        *,
+        ceiling: int,
+        without_keys: Sequence[str],
+    ) -> list[QueuedRow]:
+        """Up to `most` of the rows of one receiver in each bucket, with ids up to `ceiling`."""
+        values = {
+            "receiver": receiver.encode(),
+            "buckets": binary.int2s(list(floors)),
+            "floors": binary.int8s(list(floors.values())),
+            "ceiling": binary.int8(ceiling),
+            "keys": binary.texts(without_keys),
+            "most": binary.int8(most.rows),
+            "bytes": binary.int8(most.payload_bytes),
+        }
+        return await self._read(self.READ_RECEIVER, values)
+
+    # No lock. The primary key from a row on, once a key: its own rows, whatever else lies between.
+    READ_KEYS = """
+    SELECT found.*
+    FROM unnest(%(buckets)s::int2[], %(keys)s::text[], %(ids)s::int8[]) AS again(bucket, key, id)
+    CROSS JOIN LATERAL (
+        SELECT {columns} FROM (
+            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
+            FROM {queue}
+            WHERE bucket = again.bucket AND id >= again.id AND {key} = again.key
+            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
+            ORDER BY id LIMIT %(most)s
+        ) AS next
+        WHERE before < %(bytes)s
+    ) AS found
+    """
+
+    async def read_keys(self, keys: Sequence[tuple[int, str, int]], most: Most) -> list[QueuedRow]:
+        """Up to `most` of the rows of each (bucket, key, id), from that id on, in their order."""
+        values = {
+            "buckets": binary.int2s([bucket for bucket, _, _ in keys]),
+            "keys": binary.texts([key for _, key, _ in keys]),
+            "ids": binary.int8s([row_id for _, _, row_id in keys]),
+            "most": binary.int8(most.rows),
+            "bytes": binary.int8(most.payload_bytes),
+        }
+        return await self._read(self.READ_KEYS, values)
