@@ -45,12 +45,12 @@ class Part:
     name: str
     lane: Lane
     circuit: Circuit
-    is_told: bool
     held: deque[Line] = field(default_factory=deque)
     trial: Line | None = None
     passed: dict[int, PassedOver] = field(default_factory=dict)
     spent: set[str] = field(default_factory=set)
     closed: set[int] = field(default_factory=set)
+    is_told: bool = False
     runs_dry: bool = False
     was_tried: bool = False
     is_back: bool = False
@@ -89,7 +89,7 @@ class Parts:
     def has_part(self, key: str) -> bool:
         return self._target.part(key) != ""
 
-    def lose(self, line: Line, error: str) -> Part | None:
+    def lose(self, line: Line, error: str, *, others_got_through: bool) -> Part | None:
         """A row of the line did not get through, and its part is taken for away; None when its
         far side has no parts."""
         if not self.away:
@@ -100,24 +100,31 @@ class Parts:
             return None
         part = self.away.get(name)
         if part is None:
-            # Nobody is told of each part where it is all of the far side.
-            is_told = not line.lane.circuit.is_open
-            part = Part(name=name, lane=line.lane, circuit=self._create_circuit(), is_told=is_told)
+            part = Part(name=name, lane=line.lane, circuit=self._create_circuit())
             self.away[name] = part
             self._share_room()
         elif part.is_back:
-            part.is_back, part.circuit = False, self._create_circuit()
+            part.is_back, part.is_told = False, False
+            part.circuit = self._create_circuit()
         part.circuit.trip(error)
-        if part.is_told:
-            self._log.warning("part_away", receiver=line.lane.receiver, part=name, error=error)
+        if others_got_through:
+            self._tell(part, error)
         return part
+
+    def _tell(self, part: Part, error: str) -> None:
+        """Once, and not of each part where it is all of the far side."""
+        if not part.is_told:
+            part.is_told = True
+            self._log.warning("part_away", receiver=part.lane.receiver, part=part.name, error=error)
 
     def fail(self, part: Part, line: Line, error: str, *, others_got_through: bool) -> None:
         """A row of the line did not get through either."""
         if part.trial is line:
             part.trial = None
             part.circuit.trip(error)
-            line.strikes += others_got_through
+            if others_got_through:
+                line.strikes += 1
+                self._tell(part, error)
 
     @property
     def are_all_away(self) -> bool:

@@ -208,7 +208,7 @@ class Sending:
         if is_all_away:
             self._trip(lane, outcome.error)
         if part is None and not outcome.is_everywhere:
-            part = self._parts.lose(line, outcome.error)
+            part = self._parts.lose(line, outcome.error, others_got_through=others_got_through)
         self._lines.buckets[row.bucket].unsettled -= 1
         if not self._lines.is_current(line, row):
             self._lines.drop(line, again=True)
