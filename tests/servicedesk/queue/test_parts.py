@@ -4,19 +4,28 @@ Of a cluster's partitions some have no leader; see tests/faults for the same on 
 """
 
 import random
-from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 from uuid import UUID
 
 import pytest
 
 from servicedesk.bucket import bucket_of
 from servicedesk.queue.parts import HELD_LINES
-from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Rejected, Unreachable
+from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Rejected
 from servicedesk.queue.tables import OUTBOX
+from tests.servicedesk.queue.cluster import (
+    NO_LEADER,
+    PARKED,
+    PARTS,
+    PENDING,
+    SMALL,
+    Cluster,
+    Reads,
+    of_bucket,
+    of_part,
+    part_of,
+)
 from tests.servicedesk.queue.harness import (
-    SETTINGS,
     Receiver,
     Worker,
     count,
@@ -25,63 +34,6 @@ from tests.servicedesk.queue.harness import (
     until,
     working,
 )
-
-PARTS = 4
-# Far fewer rows in memory than wait for a part, which need not mean many.
-SMALL = replace(SETTINGS, lane_rows=64, lane_in_flight=32, read_rows=64, max_attempts=1)
-NO_LEADER = Unreachable(error="_MSG_TIMED_OUT: no leader")
-PENDING = "SELECT count(*) FROM outbox"
-PARKED = "SELECT count(*) FROM outbox_parked"
-
-
-def part_of(key: str) -> str:
-    return f"part {int(key[-1], 16) % PARTS}"
-
-
-class Cluster:
-    """Parts that are `away` let a row wait for a while, as a time-out does, and then fail it."""
-
-    def __init__(self, *away: int, poisoned: UUID | None = None) -> None:
-        self.away = {f"part {number}" for number in away}
-        self.poisoned = poisoned
-        self.receiver = Receiver(
-            answer=self.answer,
-            delay_seconds=self.delay_seconds,
-            part_of=part_of,
-            count_parts=PARTS,
-        )
-
-    def answer(self, row: QueuedRow) -> Outcome:
-        return NO_LEADER if self.is_lost(row) else Acknowledged()
-
-    def delay_seconds(self, row: QueuedRow) -> float:
-        return 0.05 if self.is_lost(row) else 0.0
-
-    def is_lost(self, row: QueuedRow) -> bool:
-        return part_of(row.key) in self.away or row.aggregate_id == self.poisoned
-
-    def sent(self, least: int) -> Callable[[], bool]:
-        return lambda: len(self.receiver.sent) >= least
-
-    def arrived_all(self, ids: list[UUID], events: int) -> Callable[[], bool]:
-        wanted = len(ids) * events
-        mine = set(ids)
-        return lambda: sum(row.aggregate_id in mine for row in self.receiver.arrived) >= wanted
-
-    def in_order(self, ids: list[UUID]) -> bool:
-        newest: dict[UUID, int] = {}
-        for row in self.receiver.arrived:
-            if newest.get(row.aggregate_id, 0) >= row.sequence:
-                return False
-            newest[row.aggregate_id] = row.sequence
-        return set(newest) == set(ids) and not self.receiver.twice_under_way
-
-
-def of_part(*parts: int, many: int) -> list[UUID]:
-    found: list[UUID] = []
-    while len(found) < many:
-        found += [each for each in tickets(many) if int(str(each)[-1], 16) % PARTS in parts]
-    return found[:many]
 
 
 def opened(worker: Worker) -> bool:
@@ -119,22 +71,12 @@ async def test_each_row_for_a_part_that_is_away_is_read_once(database_url: str) 
     cluster = Cluster(0)
     roomy = replace(SMALL, lane_rows=1024)
     async with working(database_url, OUTBOX, cluster.receiver, roomy) as worker:
-        store = worker.drain._reading._store.rows
-        read = store.read
-        found = 0
-
-        async def counted(*args: Any, **kwargs: Any) -> list[QueuedRow]:
-            nonlocal found
-            rows = await read(*args, **kwargs)
-            found += len(rows)
-            return rows
-
-        store.read = counted  # type: ignore[method-assign]
+        reads = Reads(worker)
         await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
         await until(lambda: worker.drain._lines.total_rows <= HELD_LINES, "end of the others")
         tried = len(cluster.receiver.sent)
         await until(cluster.sent(tried + 20), "twenty more tries")
-        assert found == 210
+        assert sum(reads.rows) == 210
         assert len({row.key for row in cluster.receiver.sent[tried:]}) >= 10
         cluster.away.clear()
         await until(cluster.arrived_all(waiting, 1), "rows that waited")
@@ -283,7 +225,8 @@ async def test_order_holds_while_parts_come_and_go(database_url: str, seed: int)
 
 async def test_refused_key_has_nothing_read_again_but_its_own_rows(database_url: str) -> None:
     """Its bucket is full of rows for a part that is away."""
-    [refused, other], waiting = of_part(1, many=2), of_part(0, many=1500)
+    refused, other = of_part(1, many=2)
+    waiting = of_bucket(refused, 0, many=20)
     cluster = Cluster(0)
     answer, is_refusing = cluster.answer, True
 
@@ -294,31 +237,20 @@ async def test_refused_key_has_nothing_read_again_but_its_own_rows(database_url:
 
     cluster.receiver.answer = refuse
     patient = replace(SMALL, max_attempts=10_000, lane_rows=1024, read_rows=1024)
-    together = [each for each in waiting if bucket_of(str(each)) == bucket_of(str(refused))]
     async with working(database_url, OUTBOX, cluster.receiver, patient) as worker:
 
         def is_away() -> bool:
             fill(database_url, [other], 1)
             return worker.metric("outbox_parts_away") == 1
 
-        fill(database_url, waiting[:30], 1)
+        fill(database_url, waiting, 1)
         await until(is_away, "part that is away")
         fill(database_url, [refused], 1)
-        fill(database_url, together[:20], 50, first=2)
+        fill(database_url, waiting, 50, first=2)
         newest = count(database_url, "SELECT max(id) FROM outbox")
         bucket = worker.drain._lines.buckets[bucket_of(str(refused))]
         await until(lambda: bucket.floor >= newest, "end of reading")
-        store = worker.drain._reading._store.rows
-        read = store.read
-        found = 0
-
-        async def counted(*args: Any, **kwargs: Any) -> list[QueuedRow]:
-            nonlocal found
-            rows = await read(*args, **kwargs)
-            found += len(rows)
-            return rows
-
-        store.read = counted  # type: ignore[method-assign]
+        reads = Reads(worker)
         tried = len(cluster.receiver.sent)
         fill(database_url, [refused], 3, first=2)
 
@@ -327,7 +259,7 @@ async def test_refused_key_has_nothing_read_again_but_its_own_rows(database_url:
             return sum(row.aggregate_id == refused for row in latest) >= 10
 
         await until(is_tried_again, "ten more attempts")
-        assert found <= 3
+        assert sum(reads.rows) <= 3
         is_refusing = False
         await until(cluster.arrived_all([refused], 4), "the rows of the key")
         assert cluster.receiver.order_of(refused) == [1, 2, 3, 4]
