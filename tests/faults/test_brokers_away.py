@@ -194,7 +194,7 @@ def test_part_of_the_partitions_without_leader(
     scenario: Scenario,
 ) -> None:
     """With one replica a killed broker takes its partitions along; the others go on."""
-    away_seconds = scenario.pick(short=8.0, full=60.0)
+    away_seconds = scenario.pick(short=12.0, full=60.0)
     with (
         WebhookReceiver() as receiver,
         Pipeline(
