@@ -63,7 +63,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Most:
-    """How much to read of each bucket: rows, and as many bytes of payload, passed by the last."""
+    """How much to read of each bucket: rows, and bytes of payload, which the last row may pass."""
 
     rows: int
     payload_bytes: int

@@ -21,25 +21,31 @@ class RowStore:
     def __init__(self, statements: Statements) -> None:
         self._statements = statements
 
-    # No lock. The primary key (bucket, id), once a bucket, from the floor upwards: dead entries
-    # below the floor are never visited, whatever vacuum may not yet remove. A bucket's read ends
-    # with the row that fills its share of bytes, and so has one at least.
+    # No lock. The primary key (bucket, id), twice a bucket, from the floor upwards: dead entries
+    # below the floor are never visited, whatever vacuum may not yet remove. Fewer rows where the
+    # biggest of them, so many times, would be more than the bucket's share of bytes; and one at
+    # least. Sums over rows as they come would have each of them copied, payload and all.
     READ = """
     SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
     CROSS JOIN LATERAL (
-        SELECT {columns} FROM (
-            SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
-            FROM {queue}
-            WHERE bucket = start.bucket AND id > start.floor
-            WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
-            ORDER BY id LIMIT %(most)s
-        ) AS next
-        WHERE before < %(bytes)s
+        SELECT {row}
+        FROM {queue}
+        WHERE bucket = start.bucket AND id > start.floor
+        ORDER BY id LIMIT (
+            SELECT CASE WHEN sum(size) <= %(bytes)s::int8 THEN %(most)s::int8
+                        ELSE greatest(1, %(bytes)s::int8 / max(size)) END
+            FROM (
+                SELECT octet_length(payload) AS size
+                FROM {queue}
+                WHERE bucket = start.bucket AND id > start.floor
+                ORDER BY id LIMIT %(most)s
+            ) AS next)
     ) AS found
     """
 
     # The same, with the rows that became visible late, seen by the same snapshot, and without the
-    # keys and receivers that are set aside. The primary key, two ranges a bucket.
+    # keys and receivers that are set aside. The primary key, two ranges a bucket, which ends with
+    # the row that fills its share of bytes: so `Most.filled` can tell whether there is more.
     READ_CAREFULLY = """
     SELECT found.*
     FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[])
