@@ -57,6 +57,8 @@ class Leases:
         self._held: dict[int, int] = {}
         self._leaving: set[int] = set()
         self._sure_until = float("-inf")
+        # Lost, and not told of yet.
+        self._lost = 0
 
     @property
     def may_send(self) -> bool:
@@ -72,13 +74,15 @@ class Leases:
         return len(self._held)
 
     async def keep(self) -> Change:
-        """Renew, give up the surplus, take what is free of our share. Errors of psycopg rise."""
+        """Renew, give up the surplus, take what is free of our share. Errors of psycopg rise; what
+        was lost before is told of by the next look that ends well."""
         asked_at = self._now()
         still_ours = {lease.bucket: lease for lease in await self._store.renew(self._lease_seconds)}
         lost = [b for b, epoch in self._held.items() if not _same(still_ours.get(b), epoch)]
         for bucket in lost:
             self._forget(bucket)
             self._holder.lose(bucket)
+        self._lost += len(lost)
         # A claim whose answer was lost with its connection is ours all the same.
         unknown = [lease for bucket, lease in still_ours.items() if bucket not in self._held]
         self._take(unknown)
@@ -87,7 +91,8 @@ class Leases:
         self._leave_surplus(len(self._held) - len(self._leaving) - share)
         released = await self.release_settled()
         gained = await self._claim(share - len(self._held))
-        return Change(gained=gained, lost=len(lost), released=released)
+        told, self._lost = self._lost, 0
+        return Change(gained=gained, lost=told, released=released)
 
     def _forget(self, bucket: int) -> None:
         del self._held[bucket]

@@ -5,8 +5,13 @@ import time
 from dataclasses import replace
 
 import psycopg
+import pytest
 
+from servicedesk.database import create_pool
+from servicedesk.queue.lease_store import Lease, LeaseStore
+from servicedesk.queue.leases import Change, Leases
 from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Rejected, Unreachable
+from servicedesk.queue.statements import Statements
 from servicedesk.queue.tables import OUTBOX
 from tests.servicedesk.queue.harness import (
     SETTINGS,
@@ -208,3 +213,51 @@ async def test_worker_keeps_working_when_its_connections_are_cut(database_url: s
     for ticket in ids:
         assert receiver.order_of(ticket) == list(range(1, 31))
     assert count(database_url, "SELECT count(*) FROM outbox") == 0
+
+
+class Held:
+    """A holder that only remembers."""
+
+    def __init__(self) -> None:
+        self.buckets: set[int] = set()
+
+    def gain(self, lease: Lease) -> None:
+        self.buckets.add(lease.bucket)
+
+    def lose(self, bucket: int) -> None:
+        self.buckets.remove(bucket)
+
+    def leave(self, bucket: int) -> None: ...
+
+    def is_settled(self, bucket: int) -> bool:
+        return bucket in self.buckets
+
+
+class Unsteady(LeaseStore):
+    """The database goes away in the midst of a look at the leases."""
+
+    is_away = False
+
+    async def live_workers(self) -> int:
+        if self.is_away:
+            raise psycopg.OperationalError("away")
+        return await super().live_workers()
+
+
+async def test_what_was_lost_is_told_of_though_the_database_goes_away_meanwhile(
+    database_url: str,
+) -> None:
+    async with create_pool(
+        database_url, application="test", minimum=1, maximum=2, wait_seconds=2
+    ) as pool:
+        store, holder = Unsteady(Statements(pool, OUTBOX), "worker"), Held()
+        leases = Leases(store=store, holder=holder, lease_seconds=1.0, send_seconds=0.1)
+        assert await leases.keep() == Change(gained=64, lost=0, released=0)
+        count(database_url, STEAL + " RETURNING 1")
+        store.is_away = True
+        with pytest.raises(psycopg.OperationalError):
+            await leases.keep()
+        assert holder.buckets == set()
+        store.is_away = False
+        assert await leases.keep() == Change(gained=0, lost=64, released=0)
+        assert await leases.keep() == Change(gained=0, lost=0, released=0)
