@@ -117,6 +117,10 @@ class Publisher:
         self._partitions = self._counted
         return self._partitions
 
+    @property
+    def has_counted(self) -> bool:
+        return self._counted > 0
+
     async def count(self) -> None:
         """Ask how many partitions the topic has now, where Kafka answers."""
         producer = self._usable_producer()

@@ -206,7 +206,7 @@ async def prepare(publisher: Publisher) -> None:
         failures += 1
         await asyncio.sleep(RETRY.delay_seconds(failures, random.random))
     while True:
-        await asyncio.sleep(COUNT_SECONDS)
+        await asyncio.sleep(COUNT_SECONDS if publisher.has_counted else RETRY.cap_seconds)
         await publisher.count()
 
 

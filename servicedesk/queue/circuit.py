@@ -24,6 +24,10 @@ class Circuit:
         self.is_half_open = False
         self.probe_at = 0.0
 
+    @property
+    def is_closed(self) -> bool:
+        return not self.is_open and not self.is_half_open
+
     def most_under_way(self, usual: int) -> int:
         """How many rows may be under way at once, where `usual` may as long as all is well."""
         if self.is_open:

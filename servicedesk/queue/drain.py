@@ -126,8 +126,8 @@ class Drain:
         return {"database": "ok" if database is None else f"away: {database}"}
 
     def open_circuits(self) -> dict[str, str]:
-        """Receivers that are away, and the error they were last seen with; from any thread."""
-        lanes = [lane for lane in list(self._lines.lanes.values()) if lane.circuit.is_open]
+        """Receivers that nothing has got to since they were away, and why; from any thread."""
+        lanes = [lane for lane in list(self._lines.lanes.values()) if not lane.circuit.is_closed]
         return {lane.receiver: lane.circuit.error or "away" for lane in lanes}
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -62,7 +62,10 @@ class Ledger:
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         """The row's dead letter is out: move the row and free its key, however long it takes."""
         await self._insist(lambda: self._store.bury(row, failure))
-        self._parking.forget(row.key)
+        parked = self._parking.forget(row.key)
+        if parked is not None and parked.waiting:
+            # Reads have passed over the rows that came to the key meanwhile.
+            self._lines.read_again(row.bucket, row.key, row.id)
         self._lines.retire([row])
 
     def free(self, bucket: int, key: str) -> None:

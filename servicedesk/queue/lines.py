@@ -124,7 +124,7 @@ class Lines:
 
     def __init__(self, settings: DrainSettings, create_circuit: Callable[[], Circuit]) -> None:
         self.lane_rows = settings.lane_rows
-        self._lane_bytes = settings.lane_bytes
+        self.lane_bytes = settings.lane_bytes
         self._create_circuit = create_circuit
         self.buckets = [Bucket(number=number) for number in range(BUCKETS)]
         self.lanes: dict[str, Lane] = {}
@@ -142,7 +142,7 @@ class Lines:
         known, row_id = self.buckets[row.bucket].known, row.id
         if row_id in known:
             return True
-        if lane.rows >= self.lane_rows or lane.payload_bytes >= self._lane_bytes:
+        if lane.rows >= self.lane_rows or lane.payload_bytes >= self.lane_bytes:
             return False
         known.add(row_id)
         lane.rows += 1
@@ -162,7 +162,7 @@ class Lines:
 
     def has_room(self, lane: Lane) -> bool:
         """Room worth a read: half of the bound."""
-        return lane.rows <= self.lane_rows // 2 and lane.payload_bytes <= self._lane_bytes // 2
+        return lane.rows <= self.lane_rows // 2 and lane.payload_bytes <= self.lane_bytes // 2
 
     def begin(self, line: Line, bucket: Bucket, now: float) -> None:
         """The first row of a line goes under way; the bucket is the row's."""

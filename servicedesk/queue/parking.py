@@ -21,6 +21,7 @@ class ParkedKey:
 
     `saved_at` is when the table got the latest failure, None until then. `row_created_at` feeds
     the lag. `times_aside` counts how often the key was set aside without an attempt counted.
+    `is_postponed`: it waits because its part of the far side is away.
     """
 
     bucket: int
@@ -34,6 +35,7 @@ class ParkedKey:
     waiting: bool = True
     saved_at: float | None = None
     times_aside: int = 0
+    is_postponed: bool = False
 
 
 class Parking:
@@ -54,10 +56,6 @@ class Parking:
     def is_waiting(self, key: str) -> bool:
         parked = self._keys.get(key)
         return parked is not None and parked.waiting
-
-    def is_tried(self, parked: ParkedKey) -> bool:
-        """Is it still the record of its key, and not waiting any more?"""
-        return self._keys.get(parked.key) is parked and not parked.waiting
 
     def failures(self, row: QueuedRow) -> ParkedKey | None:
         """The record of this very row's failures."""
@@ -105,7 +103,14 @@ class Parking:
         parked = self._keys.get(key)
         if parked is not None and not parked.waiting:
             parked.waiting, parked.due_at = True, self._now() + POSTPONED_SECONDS
+            parked.is_postponed = True
         return parked is not None
+
+    def hasten(self, is_of_part: Callable[[str], bool]) -> None:
+        """The part is back: its keys that were postponed are due."""
+        for parked in self._keys.values():
+            if parked.is_postponed and is_of_part(parked.key):
+                parked.due_at = self._now()
 
     def forget_tried(self, in_memory: Container[str]) -> None:
         """Forget keys that only memory knows, that were due for a while, and that no row was found
@@ -130,10 +135,11 @@ class Parking:
         """The table has learned it. Meanwhile the key may have been parked anew, which stands."""
         self._freed[key] = self._now()
 
-    def forget(self, key: str) -> None:
-        """The table has the key no longer."""
-        self._keys.pop(key, None)
+    def forget(self, key: str) -> ParkedKey | None:
+        """The table has the key no longer; what it was."""
+        parked = self._keys.pop(key, None)
         self.freed(key)
+        return parked
 
     def forget_bucket(self, bucket: int) -> None:
         for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
@@ -148,7 +154,7 @@ class Parking:
             if p.waiting and p.saved_at is not None and p.due_at <= now
         ]
         for parked in due:
-            parked.waiting = False
+            parked.waiting = parked.is_postponed = False
         return due
 
     def refresh(self, bucket: int, rows: Sequence[Parked], asked_at: float) -> list[ParkedKey]:

@@ -7,13 +7,14 @@ they are read again; so a part takes no room from the others, however many rows 
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 from servicedesk.logs import Log
 from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.lines import Lane, Line, Lines
 from servicedesk.queue.parking import Parking
+from servicedesk.queue.part import Part, PassedOver
 from servicedesk.queue.row import QueuedRow
 from servicedesk.queue.target import Target
 
@@ -21,39 +22,8 @@ from servicedesk.queue.target import Target
 HELD_LINES = 16
 # A key that was tried so often, while others got through elsewhere, makes room for another.
 TRIES = 3
-
-
-@dataclass(slots=True)
-class PassedOver:
-    """Rows of one bucket that are not in memory: the floor below them, and the oldest's time."""
-
-    floor: int
-    oldest: datetime
-
-
-@dataclass(slots=True, kw_only=True)
-class Part:
-    """A part that is away, or is back and not read again yet.
-
-    `held`: lines of one row each, none of them under way, those that have not failed first.
-    `trial`: the line that it is tried with. `passed`: by bucket, what waits in the database.
-    `spent`: keys that it is not tried with again. `closed`: buckets that nothing is admitted of,
-    because a row of another key was passed over. `runs_dry`: lines to try it with are to be read,
-    which it `was_tried` with since the last time or not.
-    """
-
-    name: str
-    lane: Lane
-    circuit: Circuit
-    held: deque[Line] = field(default_factory=deque)
-    trial: Line | None = None
-    passed: dict[int, PassedOver] = field(default_factory=dict)
-    spent: set[str] = field(default_factory=set)
-    closed: set[int] = field(default_factory=set)
-    is_told: bool = False
-    runs_dry: bool = False
-    was_tried: bool = False
-    is_back: bool = False
+# When none was read so often, there is none, and the part is as any other.
+MOST_TIMES_DRY = 5
 
 
 class Parts:
@@ -85,6 +55,9 @@ class Parts:
         """The part of the key, when it is away."""
         part = self.away.get(self._target.part(key)) if self.away else None
         return part if part is not None and not part.is_back else None
+
+    def _is_of(self, name: str, key: str) -> bool:
+        return self._target.part(key) == name
 
     def has_part(self, key: str) -> bool:
         return self._target.part(key) != ""
@@ -155,10 +128,11 @@ class Parts:
             return
         if line.strikes >= TRIES:
             part.spent.add(line.key)
-        if line.strikes >= TRIES or len(part.held) >= self._most_held:
+        if line.strikes >= TRIES or not self._has_room(part, len(line.rows[0].payload)):
             self._let_go(part, line)
             return
         for row in self._lines.shorten(line):
+            part.behind.add(row.key)
             self._pass_over(part, row)
         line.queued = True
         if has_failed:
@@ -173,30 +147,38 @@ class Parts:
             self._pass_over(part, row)
         self._lines.drop(line, again=False)
 
-    @property
-    def _most_held(self) -> int:
-        """However many parts are away, half of the memory is left."""
-        return max(1, min(HELD_LINES, self._lines.lane_rows // 4 // len(self.away)))
+    def _has_room(self, part: Part, more_bytes: int) -> bool:
+        """For one more line. All parts share a quarter of the memory, and each has one line."""
+        most = min(HELD_LINES, self._lines.lane_rows // 4 // len(self.away))
+        most_bytes = self._lines.lane_bytes // 4 // len(self.away)
+        held_bytes = sum(len(line.rows[0].payload) for line in part.held if line.queued)
+        is_within = len(part.held) < most and held_bytes + more_bytes <= most_bytes
+        return not part.held or is_within
 
     def _share_room(self) -> None:
         for part in self.away.values():
-            while len(part.held) > self._most_held:
-                line = part.held.pop()
-                if line.queued:
+            lines, part.held = part.held, deque()
+            for line in lines:
+                if not line.queued:
+                    continue
+                if self._has_room(part, len(line.rows[0].payload)):
+                    part.held.append(line)
+                else:
                     self._let_go(part, line)
 
     def passes_over(self, row: QueuedRow) -> bool:
-        """Is a row that was read to be left where it is? Where one of its bucket was, all later
-        ones are, so that none overtakes another of its key; but for keys whose first row is in
-        memory, or is not to be sent: of these none is admitted anyway."""
+        """Is a row that was read to be left where it is? Then no later one of its key is admitted
+        before it is read again: either none of its bucket is, or the key is known for it."""
         part = self.away.get(self._target.part(row.key)) if self.away else None
         if part is None or row.id in self._lines.buckets[row.bucket].known:
             return False
         if not part.is_back and self._parking.postpone(row.key):
             return True
-        is_taken = row.key in part.spent or row.key in self._lines.lines
-        if not part.is_back and not is_taken:
-            if row.bucket not in part.closed and len(part.held) < self._most_held:
+        if row.key in self._lines.lines:
+            part.behind.add(row.key)
+        elif row.key not in part.behind and row.key not in part.spent:
+            is_open = not part.is_back and row.bucket not in part.closed
+            if is_open and self._has_room(part, len(row.payload)):
                 return False
             part.closed.add(row.bucket)
         self._pass_over(part, row)
@@ -237,10 +219,11 @@ class Parts:
             found = True
             part.trial = self._next_held(part)
             if part.trial is not None:
-                part.was_tried = True
+                part.times_dry = 0
                 part.circuit.probed(reachable=True)
                 part.lane.ready.append(part.trial)
-            elif part.passed:
+            elif part.passed and part.times_dry < MOST_TIMES_DRY:
+                part.times_dry += 1
                 part.circuit.probed(reachable=False)
                 part.runs_dry = True
                 self._wake()
@@ -264,17 +247,18 @@ class Parts:
         for part in found:
             if part.is_back:
                 del self.away[part.name]
+                self._parking.hasten(partial(self._is_of, part.name))
         return found
 
     def begin_again(self, part: Part) -> dict[int, int]:
-        """Forget what was passed over for the part; by bucket, the floors to read from."""
-        floors = {bucket: passed.floor for bucket, passed in part.passed.items()}
-        if not part.was_tried:
+        """What was passed over for the part may be admitted again; by bucket, the floors to read
+        from, which stay those of a part that ran dry: it may be some time until they are read."""
+        if part.times_dry > 1:
             part.spent.clear()  # nobody else was found
-        part.passed.clear()
         part.closed.clear()
-        part.runs_dry = part.was_tried = False
-        return floors
+        part.behind.clear()
+        part.runs_dry = False
+        return {bucket: passed.floor for bucket, passed in part.passed.items()}
 
     def has_passed_over(self, bucket: int) -> bool:
         return any(bucket in part.passed for part in self.away.values())

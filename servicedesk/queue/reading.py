@@ -15,6 +15,9 @@ from servicedesk.queue.row import Most, QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
 
+# Keys whose own rows are read at once.
+AGAIN_KEYS = 16
+
 
 class Reading:
     """All of it runs in one task, so floors never change under a read."""
@@ -77,11 +80,13 @@ class Reading:
         for parked in self._parking.take_due():
             if self._parts.away_part(parked.key) is not None:
                 self._parking.postpone(parked.key)
-            elif self._parts.has_passed_over(parked.bucket):
+            elif not self._parts.has_passed_over(parked.bucket):
+                self.resume(parked)
+            elif len(self._again) < AGAIN_KEYS and self._has_room():
                 # Its bucket is not read again for it: that may be very many rows.
                 self._again.append(parked)
             else:
-                self.resume(parked)
+                parked.waiting = True  # until the next read
 
     def resume(self, parked: ParkedKey) -> None:
         """Read the key again from the row that failed."""
@@ -99,13 +104,16 @@ class Reading:
     async def _read_keys(self) -> bool:
         """Rows of a key that a read found already are known, or above their bucket's floor and
         found again; so that all of its rows there are come into memory, or are read again."""
+        again, self._again = self._again, []
         ours = {bucket.number: bucket.epoch for bucket in self._ours()}
-        keys = [p for p in self._again if p.bucket in ours and self._parking.is_tried(p)]
-        most = self._most_each(len(keys))
-        found = await self._store.rows.read_keys(
-            [(p.bucket, p.key, p.first_id) for p in keys], most
-        )
-        self._again = []
+        keys = [(p.bucket, p.key, p.first_id) for p in again if p.bucket in ours]
+        most = self._most_each(AGAIN_KEYS)
+        try:
+            found = await self._store.rows.read_keys(keys, most)
+        except BaseException:
+            for parked in again:
+                self.resume(parked)
+            raise
         rows: dict[str, list[QueuedRow]] = {}
         for row in found:
             if self._lines.buckets[row.bucket].epoch == ours[row.bucket]:

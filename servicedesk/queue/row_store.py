@@ -54,7 +54,7 @@ class RowStore:
         (SELECT {row}
          FROM {queue}
          WHERE bucket = start.bucket AND id > start.safe_floor AND id <= start.floor
-           AND id <> ALL(%(known)s::int8[])
+           AND id NOT IN (SELECT unnest(%(known)s::int8[]))
            AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
          ORDER BY id)
         UNION ALL

@@ -7,14 +7,22 @@ from uuid import UUID
 
 from servicedesk.bucket import bucket_of
 from servicedesk.queue.row import Acknowledged, Outcome, QueuedRow, Unreachable
+from tests.servicedesk.queue import harness
 from tests.servicedesk.queue.harness import SETTINGS, Receiver, Worker, tickets
 
 PARTS = 4
+# What a busy machine may take for what needs a tenth of it.
+BUSY_SECONDS = 40.0
 # Far fewer rows in memory than wait for a part, which need not mean many.
 SMALL = replace(SETTINGS, lane_rows=64, lane_in_flight=32, read_rows=64, max_attempts=1)
 NO_LEADER = Unreachable(error="_MSG_TIMED_OUT: no leader")
 PENDING = "SELECT count(*) FROM outbox"
 PARKED = "SELECT count(*) FROM outbox_parked"
+
+
+async def until(condition: Callable[[], bool], what: str, seconds: float = BUSY_SECONDS) -> None:
+    """The same as the harness's; here much waits for time-outs, one after another."""
+    await harness.until(condition, what, seconds)
 
 
 def part_of(key: str) -> str:

@@ -25,6 +25,7 @@ from tests.servicedesk.queue.cluster import (
     Reads,
     of_bucket,
     of_part,
+    until,
 )
 from tests.servicedesk.queue.harness import (
     Receiver,
@@ -33,7 +34,6 @@ from tests.servicedesk.queue.harness import (
     fill,
     insert,
     tickets,
-    until,
     working,
 )
 
@@ -80,9 +80,9 @@ async def test_open_writer_does_not_have_what_waits_read_again_and_again(
             buckets = worker.drain._lines.buckets
             await until(lambda: max(b.floor for b in buckets) >= newest, "end of reading")
             reads = Reads(worker)
-            await until(lambda: len(reads.rows) >= 10, "ten more reads")
-            # Rows that left memory since the read before are found once more.
-            assert sum(reads.rows) < 500
+            await until(lambda: len(reads.rows) >= 20, "twenty more reads")
+            # Once when they are looked through for others to try the part with, not each time.
+            assert sum(reads.rows) <= 2 * 500
             writer.commit()
             await until(cluster.arrived_all([late], 1), "the late row")
             cluster.away.clear()
@@ -176,9 +176,14 @@ async def test_operator_frees_a_key_whose_part_is_away(database_url: str) -> Non
 
         await until(is_away, "part that is away")
         is_refusing = False
-        with psycopg.connect(database_url, autocommit=True) as connection:
-            connection.execute("DELETE FROM outbox_parked")
-        await until(lambda: worker.metric("outbox_parked_keys") == 0, "key that is seen free")
+
+        def is_free() -> bool:
+            # Again, because a burial that was under way parks the key anew.
+            with psycopg.connect(database_url, autocommit=True) as connection:
+                connection.execute("DELETE FROM outbox_parked")
+            return worker.metric("outbox_parked_keys") == 0
+
+        await until(is_free, "key that is seen free")
         cluster.receiver.bury_error = None
         cluster.away.clear()
         await until(lambda: count(database_url, PENDING) == 0, "empty table")
@@ -315,7 +320,7 @@ async def test_nothing_is_lost_or_overtaken_whatever_comes_together(
             await until(cluster.sent(len(receiver.sent) + chance.randrange(1, 40)), "sends")
         chaos.end()
         cluster.away, cluster.poisoned = set(), None
-        await until(lambda: count(database_url, PENDING) == 0, "empty table", 20.0)
+        await until(lambda: count(database_url, PENDING) == 0, "empty table")
         await until(lambda: count(database_url, PARKED) == 0, "nothing parked")
         assert first.drain._lines.total_rows == 0
     newest = dict.fromkeys(chaos.ids, 0)
