@@ -51,9 +51,6 @@ class Cluster:
     def is_lost(self, row: QueuedRow) -> bool:
         return part_of(row.key) in self.away or row.aggregate_id == self.poisoned
 
-    def sent(self, least: int) -> Callable[[], bool]:
-        return lambda: len(self.receiver.sent) >= least
-
     def arrived_all(self, ids: list[UUID], events: int) -> Callable[[], bool]:
         wanted = len(ids) * events
         mine = set(ids)

@@ -105,6 +105,9 @@ class Receiver:
     def has_taken(self, least: int) -> Callable[[], bool]:
         return lambda: len(self.arrived) >= least
 
+    def has_sent(self, least: int) -> Callable[[], bool]:
+        return lambda: len(self.sent) >= least
+
     def order_of(self, ticket: uuid.UUID) -> list[int]:
         return [row.sequence for row in self.arrived if row.aggregate_id == ticket]
 

@@ -75,7 +75,7 @@ async def test_each_row_for_a_part_that_is_away_is_read_once(database_url: str) 
         await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
         await until(lambda: worker.drain._lines.total_rows <= HELD_LINES, "end of the others")
         tried = len(cluster.receiver.sent)
-        await until(cluster.sent(tried + 20), "twenty more tries")
+        await until(cluster.receiver.has_sent(tried + 20), "twenty more tries")
         assert sum(reads.rows) == 210
         assert len({row.key for row in cluster.receiver.sent[tried:]}) >= 10
         cluster.away.clear()
@@ -218,7 +218,7 @@ async def test_order_holds_while_parts_come_and_go(database_url: str, seed: int)
             fill(database_url, ids, 1, first=events + 1)
             events += 1
             wanted = len(cluster.receiver.sent) + chance.randrange(1, 60)
-            await until(cluster.sent(wanted), "sends")
+            await until(cluster.receiver.has_sent(wanted), "sends")
         cluster.away, cluster.poisoned = set(), None
         await until(lambda: len(cluster.receiver.arrived) >= events * len(ids), "all rows")
         await until(lambda: count(database_url, PENDING) == 0, "empty table")
