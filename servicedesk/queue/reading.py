@@ -250,6 +250,9 @@ class Reading:
         self._horizon = Horizon()
         for bucket in self._ours():
             bucket.go_back(0)
+        for lane in self._lines.lanes.values():
+            if lane.aside is not None:
+                lane.aside.update(dict.fromkeys(lane.aside, 0))
 
 
 class Horizon:

@@ -83,6 +83,37 @@ async def test_backlog_that_was_passed_over_is_counted_and_sent_at_last(database
             assert [row.sequence for row in arrived] == list(range(1, 11))
 
 
+async def test_receiver_that_is_aside_gets_rows_under_ids_that_have_gone_back(
+    database_url: str,
+) -> None:
+    """A failover to a standby that lacked the latest commits, while a receiver is away."""
+    count(database_url, "SELECT setval('delivery_id_seq', 100000)")
+    ids, later = tickets(20), tickets(20)
+    is_away = False
+    receiver = Receiver(reachable=lambda name: not is_away)
+    receiver.answer = lambda row: (
+        Unreachable(error="away") if row.receiver == "away" and is_away else Acknowledged()
+    )
+    small = replace(SETTINGS, lane_rows=16, lane_in_flight=8, read_rows=16)
+    async with working(database_url, DELIVERY, receiver, small) as worker:
+        fill(database_url, ids, 1, receivers=("away", "fine"))
+        await until(receiver.has_taken(40), "the rows before")
+        buckets = worker.drain._lines.buckets
+        await until(
+            lambda: min(b.safe_floor for b in buckets if b.floor) > 100_000, "settled floors"
+        )
+        is_away = True
+        fill(database_url, ids, 10, receivers=("away", "fine"), first=2)
+        await until(receiver.has_taken(240), "the rows of the other receiver")
+        lane = worker.drain._lines.lanes["away"]
+        await until(lambda: lane.aside is not None, "receiver that is set aside")
+        count(database_url, "SELECT setval('delivery_id_seq', 100)")
+        fill(database_url, later, 1, receivers=("away", "fine"))
+        await until(receiver.has_taken(260), "the rows of the other receiver after")
+        is_away = False
+        await until(receiver.has_taken(260 + 220), "the rows that waited")
+
+
 async def test_memory_is_bounded_by_bytes_where_payloads_are_big(database_url: str) -> None:
     """Small rows first, so that nothing warns of the big ones; which all come, in order."""
     ids = tickets(50)
