@@ -32,7 +32,10 @@ def part_of(key: str) -> str:
 class Cluster:
     """Parts that are `away` let a row wait for a while, as a time-out does, and then fail it."""
 
-    def __init__(self, *away: int, poisoned: UUID | None = None) -> None:
+    def __init__(
+        self, *away: int, poisoned: UUID | None = None, time_out_seconds: float = 0.05
+    ) -> None:
+        self._time_out_seconds = time_out_seconds
         self.away = {f"part {number}" for number in away}
         self.poisoned = poisoned
         self.receiver = Receiver(
@@ -46,7 +49,7 @@ class Cluster:
         return NO_LEADER if self.is_lost(row) else Acknowledged()
 
     def delay_seconds(self, row: QueuedRow) -> float:
-        return 0.05 if self.is_lost(row) else 0.0
+        return self._time_out_seconds if self.is_lost(row) else 0.0
 
     def is_lost(self, row: QueuedRow) -> bool:
         return part_of(row.key) in self.away or row.aggregate_id == self.poisoned

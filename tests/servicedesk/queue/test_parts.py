@@ -111,7 +111,8 @@ async def test_row_that_alone_does_not_get_through_holds_up_no_other_of_its_part
 ) -> None:
     poisoned, other = of_part(0, many=2)
     fill(database_url, [poisoned], 1)
-    cluster = Cluster(poisoned=poisoned)
+    # Long enough for another row to get through meanwhile, on a busy machine too.
+    cluster = Cluster(poisoned=poisoned, time_out_seconds=0.4)
     sent = 0
     async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
 
@@ -138,7 +139,7 @@ async def test_part_that_only_the_trouble_itself_is_tried_with_takes_others_for_
     poisoned, other = of_part(0, many=2)
     elsewhere = of_part(1, many=20)
     fill(database_url, [poisoned], 1)
-    cluster = Cluster(poisoned=poisoned)
+    cluster = Cluster(poisoned=poisoned, time_out_seconds=0.4)
     async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
         await until(lambda: poisoned in {r.aggregate_id for r in cluster.receiver.sent}, "a try")
 

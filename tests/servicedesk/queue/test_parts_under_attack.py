@@ -132,7 +132,7 @@ async def test_poisoned_key_with_more_rows_shuts_nobody_out_of_its_bucket(
 ) -> None:
     [poisoned], elsewhere = of_part(0, many=1), of_part(1, many=20)
     [other] = of_bucket(poisoned, 0, many=1)
-    cluster = Cluster(poisoned=poisoned)
+    cluster = Cluster(poisoned=poisoned, time_out_seconds=0.4)
     fill(database_url, [poisoned], 2)
     async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
 
@@ -222,7 +222,7 @@ async def test_key_set_aside_is_forgotten_when_its_row_is_skipped(
 ) -> None:
     monkeypatch.setattr("servicedesk.queue.parking.POSTPONED_SECONDS", 0.2)
     [poisoned], [other] = of_part(0, many=1), of_part(0, many=1)
-    cluster = Cluster(poisoned=poisoned)
+    cluster = Cluster(poisoned=poisoned, time_out_seconds=0.4)
     fill(database_url, [poisoned], 1)
     async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
 
