@@ -1,6 +1,6 @@
 """Which partition a key goes to: what librdkafka decides for itself when it sends, told beforehand.
 
-Only asked while a partition is away, so that no row has to wait for a time-out to find that out.
+Only asked once a row has failed, so that no other has to wait for a time-out to find that out.
 """
 
 from functools import lru_cache

@@ -5,6 +5,7 @@ producer turns out to be beyond repair (`failure`) and has to be replaced.
 """
 
 import asyncio
+import contextlib
 import logging
 import threading
 from dataclasses import dataclass
@@ -254,5 +255,7 @@ def _logger(notices: Notices) -> logging.Logger:
 
 def _end(producer: Producer) -> None:
     producer.purge()
-    producer.flush(CLOSE_SECONDS)
+    # Of a producer that failed for good it raises the error once more, which has been told.
+    with contextlib.suppress(KafkaException):
+        producer.flush(CLOSE_SECONDS)
     producer.close()

@@ -33,8 +33,7 @@ FULL_QUEUE_SECONDS = 0.005
 # What of the delivery time-out is kept for sending a row again alone.
 ALONE_SHARE = 0.5
 
-QUEUE_FULL = "_QUEUE_FULL: the producer does not drain"
-FULL = Unreachable(error=QUEUE_FULL, is_everywhere=True)
+QUEUE_FULL = Unreachable(error="_QUEUE_FULL: the producer does not drain", is_everywhere=True)
 NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
@@ -84,9 +83,11 @@ class Publisher:
     async def prepare(self) -> bool:
         """Run what has to come before the first send, unless it is done; False: try again."""
         if self._unprepared:
-            self._unprepared = await on_thread(self._prepare)
-            if not self._unprepared:
+            unprepared = await on_thread(self._prepare)
+            if not unprepared:
                 await self.count()
+            # Last, because relayd is ready with it.
+            self._unprepared = unprepared
         return not self._unprepared
 
     @property
@@ -225,7 +226,7 @@ class Publisher:
         try:
             self._produce(self._single_producer(), sent)
         except BufferError:
-            sent.settle(sent.row, FULL)
+            sent.settle(sent.row, QUEUE_FULL)
 
     @staticmethod
     def _failed(sent: Sent, error: KafkaError) -> None:
@@ -279,7 +280,7 @@ class Publisher:
         longest = self._settings.delivery_seconds * WAITING_SHARE
         while self._waiting and self._waiting[0].begun_at + longest <= now:
             late = self._waiting.popleft()
-            late.settle(late.row, FULL)
+            late.settle(late.row, QUEUE_FULL)
 
     async def _publish_dead(
         self, row: QueuedRow, value: bytes, headers: Headers
