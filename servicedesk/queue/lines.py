@@ -13,6 +13,10 @@ from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.row import QueuedRow, Span
 from servicedesk.queue.settings import DrainSettings
 
+# A row that finds the far side, or its part, away this often, while others get through, is itself
+# the trouble, or is taken for it.
+STRIKES = 3
+
 
 @dataclass(slots=True, kw_only=True)
 class Bucket:

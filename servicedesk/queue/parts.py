@@ -12,7 +12,7 @@ from functools import partial
 
 from servicedesk.logs import Log
 from servicedesk.queue.circuit import Circuit
-from servicedesk.queue.lines import Lane, Line, Lines
+from servicedesk.queue.lines import STRIKES, Lane, Line, Lines
 from servicedesk.queue.parking import Parking
 from servicedesk.queue.part import Part, PassedOver
 from servicedesk.queue.row import QueuedRow
@@ -20,8 +20,6 @@ from servicedesk.queue.target import Target
 
 # Keys that a part is tried with, in turn: one of them may be the trouble itself.
 HELD_LINES = 16
-# A key that was tried so often, while others got through elsewhere, makes room for another.
-TRIES = 3
 # When none was read so often, there is none, and the part is as any other.
 MOST_TIMES_DRY = 5
 
@@ -126,9 +124,10 @@ class Parts:
             # It waits for itself, and is read again from the row that was refused.
             self._lines.drop(line, again=False)
             return
-        if line.strikes >= TRIES:
+        is_spent = line.strikes >= STRIKES
+        if is_spent:
             part.spent.add(line.key)
-        if line.strikes >= TRIES or not self._has_room(part, len(line.rows[0].payload)):
+        if is_spent or not self._has_room(part, len(line.rows[0].payload)):
             self._let_go(part, line)
             return
         for row in self._lines.shorten(line):

@@ -102,8 +102,9 @@ class Reading:
         return [lane.receiver for lane in self._lines.lanes.values() if lane.aside is not None]
 
     async def _read_keys(self) -> bool:
-        """Rows of a key that a read found already are known, or above their bucket's floor and
-        found again; so that all of its rows there are come into memory, or are read again."""
+        """Read the rows of keys that are due, wherever their buckets' floors are: those above are
+        known when they are found there. What does not come into memory is read again with the
+        bucket."""
         again, self._again = self._again, []
         ours = {bucket.number: bucket.epoch for bucket in self._ours()}
         keys = [(p.bucket, p.key, p.first_id) for p in again if p.bucket in ours]

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from servicedesk.logs import Log
 from servicedesk.queue.ledger import Ledger
-from servicedesk.queue.lines import Lane, Line, Lines
+from servicedesk.queue.lines import STRIKES, Lane, Line, Lines
 from servicedesk.queue.metrics import QueueMetrics
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.parts import Parts
@@ -26,9 +26,6 @@ from servicedesk.queue.row import (
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.target import BuryError, Target
 
-# A row that finds the far side, or its part, away this often, while others get through, is itself
-# the trouble.
-STRIKES = 3
 ERROR_CHARACTERS = 1000
 
 

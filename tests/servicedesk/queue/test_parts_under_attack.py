@@ -191,6 +191,29 @@ async def test_operator_frees_a_key_whose_part_is_away(database_url: str) -> Non
     assert cluster.receiver.order_of(refused) == [1]
 
 
+async def test_outage_of_all_that_is_sent_to_is_shown_until_something_gets_through(
+    database_url: str,
+) -> None:
+    """It answers probes, and one part of the far side has no rows: the circuit is half-open."""
+    ids = of_part(0, 1, 2, many=12)
+    fill(database_url, ids, 1)
+    cluster = Cluster(0, 1, 2)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        await until(lambda: worker.metric("outbox_parts_away") == 3, "parts that are away")
+        shown: list[bool] = []
+        wanted = len(cluster.receiver.sent) + 20
+
+        def has_tried() -> bool:
+            shown.append(worker.drain.open_circuits() == {"": NO_LEADER.error})
+            return len(cluster.receiver.sent) >= wanted
+
+        await until(has_tried, "twenty more tries")
+        assert all(shown)
+        cluster.away.clear()
+        await until(cluster.arrived_all(ids, 1), "all rows")
+        await until(lambda: worker.drain.open_circuits() == {}, "nothing shown")
+
+
 async def test_many_parts_leave_half_of_the_memory(database_url: str) -> None:
     """Each is given less the more there are, and gives back what it had before."""
     away: set[str] = set()
