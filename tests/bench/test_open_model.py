@@ -45,13 +45,13 @@ async def load(port: int, rate: float, limit: int) -> dict[str, Any]:
 
 async def test_every_request_that_is_due_is_sent() -> None:
     async with server([OK]) as port:
-        found = await load(port, 200, 20)
+        found = await load(port, 200, 100)
     assert (found["requests"], found["dropped"], found["errors"]) == (100, 0, {})
 
 
 async def test_refusals_have_no_part_in_the_latency() -> None:
     async with server([OK, REFUSED]) as port:
-        found = await load(port, 100, 20)
+        found = await load(port, 100, 50)
     assert found["errors"] == {"503": 25}
     assert found["requests"] == 50
 

@@ -70,7 +70,7 @@ def test_ticket_travels_and_ctrl_c_leaves_nothing(local_directory: Path) -> None
         family = stack.family()
         assert len(family) >= 8
         assert stack.interrupt() == 0, stack.output()
-        assert left_of(family) == []
+        wait_until(lambda: not left_of(family), 10, "end of the whole family")
         assert not settings.exists()
         last = stack.output().splitlines()[-1]
     data = place(local_directory / "postgres", spare_directory()).data
@@ -102,7 +102,7 @@ def test_second_start_has_the_data_and_a_dead_server_ends_it(local_directory: Pa
         assert second.wait_end() == 1
         assert second.output().splitlines()[-1].startswith("error: kafka was ended by SIGKILL")
         assert "the development Kafka has ended and keeps nothing" in second.output()
-        assert left_of(family) == []
+        wait_until(lambda: not left_of(family), 10, "end of the whole family")
 
 
 def test_what_the_user_brings_is_used_and_not_started(

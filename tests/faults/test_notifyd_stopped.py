@@ -53,6 +53,8 @@ def test_notifyd_stopped_past_its_lease(
             part = pipeline.fill(TICKETS, EVENTS)
             accepted += part
             wait_until(receiver.has_taken(before + chance.randrange(len(part))), 60, "deliveries")
+            # One that was held up for long may have lost its own, and has none to lose then.
+            wait_until(lambda: pipeline.count(OWNERS) == 2, 30, "share for each")
             victim.send(signal.SIGSTOP)
             pipeline.wait_delivered("sink", len(accepted), 60)
             pipeline.wait_empty(60)

@@ -89,6 +89,8 @@ def _stop_in_the_midst(
     wait_record(brokers, topic, since)
     # No wait for anything: the moment of the fault, another one in each round.
     time.sleep(after_seconds)
+    # One that was held up for long may have lost its own, and has none to lose then.
+    wait_until(lambda: pipeline.count(OWNERS) == 2, 30, "share for each")
     victim.send(signal.SIGSTOP)
 
 

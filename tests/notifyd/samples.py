@@ -110,8 +110,8 @@ def queued_row(
     )
 
 
-def dead_letters_at(brokers: str, name: str) -> DeadLetters:
-    """On the topic `name`.dlq; gives a dead letter up after a second."""
+def dead_letters_at(brokers: str, name: str, *, seconds: float = 10.0) -> DeadLetters:
+    """On the topic `name`.dlq; gives a dead letter up after `seconds`."""
     settings = KafkaSettings(
         brokers=brokers,
         topic=name,
@@ -121,7 +121,7 @@ def dead_letters_at(brokers: str, name: str) -> DeadLetters:
         fetch_wait_ms=10,
         session_ms=6000,
     )
-    return DeadLetters(DeadLetterProducer(settings, delivery_seconds=1.0))
+    return DeadLetters(DeadLetterProducer(settings, delivery_seconds=seconds))
 
 
 class Lines(io.StringIO):

@@ -43,15 +43,22 @@ Result = TypeVar("Result")
 
 
 def with_intake(
-    url: str, brokers: str, name: str, act: Callable[[Intake, CollectorRegistry], Awaitable[Result]]
+    url: str,
+    brokers: str,
+    name: str,
+    act: Callable[[Intake, CollectorRegistry], Awaitable[Result]],
+    *,
+    seconds: float = 10.0,
 ) -> Result:
+    """Runs `act` with an intake that gives a dead letter up after `seconds`."""
+
     async def scenario(pool: Pool) -> Result:
         registry = CollectorRegistry()
         everything = Subscription(receiver="log", event_types=("*",))
         store = InboxStore(pool, Subscriptions([everything]))
         intake = Intake(
             store=store,
-            dead_letters=dead_letters_at(brokers, name),
+            dead_letters=dead_letters_at(brokers, name, seconds=seconds),
             metrics=IngestMetrics(registry),
             log=log_to(Lines()),
             backoff=Backoff(base_seconds=0.02, cap_seconds=0.1),
@@ -191,7 +198,7 @@ def test_malformed_record_waits_for_the_dead_letter_topic(
         await taking
 
     brokers = own_kafka.bootstrap_servers
-    with_intake(database_url, brokers, unique_name, act)
+    with_intake(database_url, brokers, unique_name, act, seconds=1.0)
     dead = read_topic(brokers, f"{unique_name}.dlq", f"{unique_name}-dlq", 2)
     assert {each.value() for each in dead} == {b"first", b"garbage"}
 
@@ -256,7 +263,7 @@ def test_dead_letter_is_not_buried_while_kafka_is_away(own_kafka: Kafka, unique_
     failure = Failure(error="HTTPStatus: 500", attempts=1, first_failed_at=MOMENT)
 
     async def scenario() -> None:
-        dead_letters = dead_letters_at(own_kafka.bootstrap_servers, unique_name)
+        dead_letters = dead_letters_at(own_kafka.bootstrap_servers, unique_name, seconds=1.0)
         own_kafka.down()
         with pytest.raises(BuryError, match=unique_name):
             await dead_letters.bury_delivery(queued_row(), failure)

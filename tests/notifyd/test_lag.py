@@ -13,7 +13,7 @@ from deploy.local.kafka import Kafka
 from notifyd.record import Record
 from servicedesk.event import Event
 from tests.notifyd.samples import produce
-from tests.notifyd.test_consumer import Member, numbered
+from tests.notifyd.test_consumer import QUICK_MS, Member, numbered
 
 PARTITIONS = 4
 UNKNOWN = [True] * PARTITIONS
@@ -53,11 +53,11 @@ def test_partitions_without_new_records_have_no_lag_after_a_restart(
     produce(kafka_brokers, unique_name, numbered(20))
 
     async def scenario() -> dict[str, float]:
-        first = Member(kafka_brokers, unique_name)
+        first = Member(kafka_brokers, unique_name, session_ms=QUICK_MS)
         await first.until(lambda: len(first.records) == 20, "20 records")
         await first.until(lambda: total(first) == 0, "lag of nothing")
         await first.leave()
-        second = Member(kafka_brokers, unique_name)
+        second = Member(kafka_brokers, unique_name, session_ms=QUICK_MS)
         await second.until(lambda: total(second) is not None, "known lag")
         found = lags(second)
         await second.leave()
@@ -89,9 +89,9 @@ def test_lag_goes_with_its_partition_to_the_new_owner(own_kafka: Kafka, unique_n
     produce(brokers, unique_name, numbered(40))
 
     async def scenario() -> None:
-        first = Member(brokers, unique_name)
+        first = Member(brokers, unique_name, session_ms=QUICK_MS)
         await first.until(lambda: len(first.records) == 40, "records")
-        second = Member(brokers, unique_name)
+        second = Member(brokers, unique_name, session_ms=QUICK_MS)
         await second.until(lambda: lags(second), "partitions")
         await first.until(lambda: len(lags(first)) == PARTITIONS - len(lags(second)), "the rest")
         await first.until(

@@ -33,6 +33,14 @@ QUICK = {
     "NOTIFYD_FETCH_WAIT": "20ms",
 }
 
+# Where nothing is to be sent twice: a stall of a busy machine is not to be taken for an outage.
+PATIENT = {
+    "RELAYD_LEASE": "20s",
+    "RELAYD_DELIVERY_TIMEOUT": "6s",
+    "NOTIFYD_LEASE": "40s",
+    "NOTIFYD_WEBHOOK_TIMEOUT": "15s",
+}
+
 INSERT = """
 INSERT INTO outbox (bucket, aggregate_id, sequence, event_id, event_type, headers, payload)
 VALUES (%s, %s, %s, %s, 'ticket.updated', '{}', %s)

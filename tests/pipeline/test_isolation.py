@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from confluent_kafka import Producer
 
-from tests.pipeline.pipeline import Pipeline
+from tests.pipeline.pipeline import PATIENT, Pipeline
 from tests.support.processes import wait_until
 from tests.support.webhooks import WebhookReceiver
 
@@ -26,7 +26,7 @@ def test_poison_and_a_failing_receiver_hold_back_nobody_else(
             name=unique_name,
             receivers={"fine": fine, "failing": failing},
             directory=tmp_path,
-            settings={"RELAYD_MAX_ATTEMPTS": "3", "NOTIFYD_MAX_ATTEMPTS": "3"},
+            settings={"RELAYD_MAX_ATTEMPTS": "3", "NOTIFYD_MAX_ATTEMPTS": "3"} | PATIENT,
         ) as pipeline,
     ):
         poisoned = uuid4()

@@ -39,8 +39,8 @@ def test_kafka_away_for_twenty_seconds_costs_no_event_and_no_attempt(
         gone_at = time.monotonic()
         during = pipeline.load(ticketd, tickets=50, events=10)
         assert (during.refused, during.broken) == ([], 0)
-        wait_until(lambda: not relayd.is_ready(), 15, "relayd that says it is not ready")
-        assert "outbox_circuit_open 1.0" in relayd.metrics()
+        wait_until(lambda: "outbox_circuit_open 1.0" in relayd.metrics(), 15, "an open circuit")
+        assert not relayd.is_ready()
         wait_until(lambda: not notifyd.is_ready(), 15, "notifyd that says it is not ready")
         wait_until(
             lambda: time.monotonic() - gone_at >= KAFKA_AWAY_SECONDS, 30, "end of the outage"
@@ -80,7 +80,7 @@ def test_postgres_restarted_under_load_loses_no_accepted_ticket_and_no_event(
         own_postgres.stop()
         refused = pipeline.load(ticketd, tickets=3, events=1)
         assert set(refused.refused) == {503}
-        assert not ticketd.is_ready()
+        wait_until(lambda: not ticketd.is_ready(), 15, "ticketd that says it is not ready")
         own_postgres.start()
         own_postgres.wait_ready()
         for daemon in (ticketd, relayd, notifyd):

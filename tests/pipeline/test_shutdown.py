@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.pipeline import Pipeline
+from tests.pipeline.pipeline import PATIENT, Pipeline
 from tests.support.processes import wait_until
 from tests.support.webhooks import WebhookReceiver
 
@@ -23,7 +23,7 @@ def test_terminated_relayd_and_notifyd_leave_nothing_undone_and_repeat_nothing(
             name=unique_name,
             receivers={"sink": receiver},
             directory=tmp_path,
-            settings={"SHUTDOWN_TIMEOUT": "5s"},
+            settings={"SHUTDOWN_TIMEOUT": "15s"} | PATIENT,
         ) as pipeline,
     ):
         accepted = pipeline.fill(tickets=200, events=10)
@@ -34,8 +34,8 @@ def test_terminated_relayd_and_notifyd_leave_nothing_undone_and_repeat_nothing(
                 30,
                 f"{milestone} deliveries; {pipeline.state()}",
             )
-            assert daemon.terminate(6.0) == 0
-            daemon.start()
+            assert daemon.terminate(16.0) == 0
+            daemon.start().wait_ready()
         pipeline.wait_delivered("sink", 2000, 60)
         pipeline.wait_empty()
         verdict = pipeline.judge(accepted, "sink")

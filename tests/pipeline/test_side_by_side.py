@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.pipeline import Pipeline
+from tests.pipeline.pipeline import PATIENT, QUICK, Pipeline
 from tests.support.checker import Accepted
 from tests.support.processes import Daemon, wait_until
 from tests.support.webhooks import WebhookReceiver
@@ -40,11 +40,11 @@ def test_every_event_is_delivered_once_in_order_and_survives_kills(
             name=unique_name,
             receivers={"sink": receiver},
             directory=tmp_path,
+            settings=PATIENT,
         ) as pipeline,
     ):
-        ticketd, relayd, _, notifyd, _ = pipeline.start(
-            "ticketd", "relayd", "relayd", "notifyd", "notifyd"
-        )
+        ticketd, *copies = pipeline.start("ticketd", "relayd", "relayd", "notifyd", "notifyd")
+        relayd, _, notifyd, _ = copies
         peaceful = pipeline.load(ticketd, tickets=TICKETS, events=EVENTS)
         assert (peaceful.refused, peaceful.broken) == ([], 0)
         pipeline.wait_delivered("sink", TICKETS * EVENTS, 60)
@@ -54,6 +54,12 @@ def test_every_event_is_delivered_once_in_order_and_survives_kills(
         assert verdict.accepted == verdict.delivered == TICKETS * EVENTS
         assert (verdict.lost, verdict.repeated, verdict.out_of_order, verdict.dead) == (0, 0, 0, 0)
 
+        for daemon in copies:
+            assert daemon.terminate() == 0
+            daemon.environment |= QUICK
+            daemon.start()
+        for daemon in copies:
+            daemon.wait_ready(30)
         accepted = list(peaceful.accepted)
         load = _load_in_background(pipeline, ticketd, accepted)
         for victim, milestone in ((relayd, 2800), (notifyd, 3300), (relayd, 3800), (notifyd, 4300)):

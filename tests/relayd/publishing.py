@@ -50,6 +50,7 @@ def run(
     delivery_seconds: float = 5.0,
     queue_messages: int = 10_000,
     message_max_bytes: int = 1_000_000,
+    probe_seconds: float = 10.0,
     prepare: Callable[[], str] = lambda: "",
 ) -> None:
     settings = ProducerSettings(
@@ -71,7 +72,7 @@ def run(
             notices=Notices(Log("relayd", stream=lines), time.monotonic),
             prepare=prepare,
             random=random.random,
-            probe_seconds=0.5,
+            probe_seconds=probe_seconds,
         )
         try:
             await publisher.prepare()

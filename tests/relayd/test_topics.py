@@ -84,9 +84,8 @@ def test_topic_refuses_a_record_that_is_older_than_its_sender_may_be_trusted(
     reason, lines = settled(brokers, unique_name)
     assert reason == ""
     assert [line["event"] for line in lines] == ["topic_created", "topic_created"]
-    now = time.time()
     in_time, late = outbox_row(row_id=1), outbox_row(row_id=2)
-    outcomes = asyncio.run(_send(brokers, unique_name, {in_time: now - 1, late: now - 8}))
+    outcomes = asyncio.run(_send(brokers, unique_name, {in_time: 1, late: 8}))
     assert outcomes[in_time.id] == Acknowledged()
     refusal = outcomes[late.id]
     assert isinstance(refusal, Unreachable)
@@ -95,8 +94,8 @@ def test_topic_refuses_a_record_that_is_older_than_its_sender_may_be_trusted(
     assert newest_offsets(brokers, unique_name) == 1
 
 
-async def _send(brokers: str, topic: str, begun_at: dict[QueuedRow, float]) -> dict[int, Outcome]:
-    """Each row alone, so that they do not share a batch."""
+async def _send(brokers: str, topic: str, ages: dict[QueuedRow, float]) -> dict[int, Outcome]:
+    """Each row as if begun so many seconds ago, and alone, so that they do not share a batch."""
     settings = ProducerSettings(
         brokers=brokers,
         client_id="test",
@@ -116,8 +115,9 @@ async def _send(brokers: str, topic: str, begun_at: dict[QueuedRow, float]) -> d
     )
     await publisher.prepare()
     outcomes: dict[int, Outcome] = {}
-    for row, at in begun_at.items():
-        publisher.send(row, lambda row, outcome: outcomes.update({row.id: outcome}), at)
+    for row, age in ages.items():
+        begun_at = time.time() - age
+        publisher.send(row, lambda row, outcome: outcomes.update({row.id: outcome}), begun_at)
         async with asyncio.timeout(10):
             while row.id not in outcomes:
                 await asyncio.sleep(0.005)

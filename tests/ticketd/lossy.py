@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 
 CHUNK_BYTES = 65_536
+# For a ticketd that asks again as often as its network loses the answer, on a busy machine too.
+NEVER_GIVES_UP = {"TICKETD_DATABASE_RETRY": "60s", "TICKETD_REQUEST_TIMEOUT": "120s"}
 
 
 class LossyProxy:

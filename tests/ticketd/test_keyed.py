@@ -19,7 +19,7 @@ from servicedesk.wire import Wire
 from tests.conftest import StartDaemon
 from tests.ticketd.application import NEW, somebody_waits_for_a_lock, until
 from tests.ticketd.conftest import postgres_store
-from tests.ticketd.lossy import lossy, mute
+from tests.ticketd.lossy import NEVER_GIVES_UP, lossy, mute
 from tests.ticketd.samples import a_ticket, add, connector, created, describe
 from ticketd.errors import OverloadedError, TransitionForbiddenError
 from ticketd.expiry import ROWS, KeyExpiry
@@ -247,8 +247,12 @@ def test_process_killed_between_commit_and_answer_has_made_the_ticket(
         return rows(database_url, "SELECT count(*) FROM tickets") == [(1,)]
 
     async def killed() -> None:
-        async with mute(database_url, b"ticket.created") as url, httpx.AsyncClient() as client:
-            daemon = await asyncio.to_thread(start_daemon, "ticketd", {"DATABASE_URL": url})
+        async with (
+            mute(database_url, b"ticket.created") as url,
+            httpx.AsyncClient(timeout=60) as client,
+        ):
+            environment = {"DATABASE_URL": url} | NEVER_GIVES_UP
+            daemon = await asyncio.to_thread(start_daemon, "ticketd", environment)
             await asyncio.to_thread(daemon.wait_ready)
             asking = asyncio.create_task(
                 client.post(f"{daemon.url}/tickets", json=NEW, headers=headers)

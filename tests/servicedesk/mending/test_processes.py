@@ -1,12 +1,12 @@
 """The command lines of both daemons as processes: interrupted, repeated, and on a terminal."""
 
+import contextlib
 import os
 import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg
@@ -49,16 +49,25 @@ class Command:
         out, err = self.process.communicate(timeout=30)
         shown = err or b""
         if self._terminal >= 0:
-            shown = os.read(self._terminal, 65_536)
+            shown = _read_terminal(self._terminal)
             os.close(self._terminal)
         return self.process.returncode, out.decode(), shown.decode()
+
+
+def _read_terminal(terminal: int) -> bytes:
+    """All that was shown; a terminal ends with an error once nobody else has it open."""
+    shown = b""
+    with contextlib.suppress(OSError):
+        while part := os.read(terminal, 65_536):
+            shown += part
+    return shown
 
 
 def start(url: str, module: str, *arguments: str, terminal: bool = False) -> Command:
     return Command(url, module, arguments, terminal)
 
 
-@contextmanager
+@contextlib.contextmanager
 def holding(url: str, statement: str) -> Iterator[None]:
     """Row locks of somebody else, until the block ends."""
     with psycopg.connect(url) as holder:

@@ -161,7 +161,7 @@ async def working(
     """A worker that drains until the block ends."""
     log = io.StringIO()
     registry = CollectorRegistry()
-    pool = create_pool(url, application="test", minimum=1, maximum=4, wait_seconds=2)
+    pool = create_pool(url, application="test", minimum=1, maximum=4, wait_seconds=15)
     async with pool:
         statements = Statements(pool, tables, statement_seconds)
         drain = Drain(

@@ -40,12 +40,13 @@ async def test_every_row_arrives_in_order_of_its_key_and_is_deleted(database_url
 
 async def test_row_committed_while_draining_arrives_after_a_wake_up(database_url: str) -> None:
     receiver = Receiver()
-    slow_poll = replace(SETTINGS, poll_min_seconds=5.0, poll_max_seconds=5.0)
+    # Nothing but the wake-up has it look.
+    slow_poll = replace(SETTINGS, poll_min_seconds=60.0, poll_max_seconds=60.0, lease_seconds=600.0)
     async with working(database_url, OUTBOX, receiver, slow_poll) as worker:
         await until(lambda: worker.metric("outbox_buckets") == 64, "leases")
         fill(database_url, tickets(1), 1)
         worker.drain.wake()
-        await until(lambda: len(receiver.arrived) == 1, "the row", 2.0)
+        await until(lambda: len(receiver.arrived) == 1, "the row")
 
 
 async def test_rejected_row_holds_back_only_its_key_and_is_retried(database_url: str) -> None:
@@ -205,7 +206,7 @@ async def test_row_that_alone_finds_the_far_side_away_is_parked_at_last(database
             else Acknowledged()
         ),
         # As slow as a time-out, so that others get through while it is under way.
-        delay_seconds=lambda row: 0.05 if row.aggregate_id == poisoned else 0.0,
+        delay_seconds=lambda row: 0.4 if row.aggregate_id == poisoned else 0.0,
     )
     async with working(database_url, OUTBOX, receiver) as worker:
         sequence = 0
@@ -216,7 +217,7 @@ async def test_row_that_alone_finds_the_far_side_away_is_parked_at_last(database
             fill(database_url, [healthy], 1)
             return len(receiver.buried) == 1
 
-        await until(buried_while_others_flow, "the burial of the row")
+        await until(buried_while_others_flow, "the burial of the row", 40.0)
         assert receiver.buried[0][1].error == "Reset: connection"
         await until(lambda: len(receiver.arrived) == sequence, "the rows of the other key")
         assert worker.metric("outbox_rejected_total") == SETTINGS.max_attempts
@@ -264,7 +265,7 @@ async def test_row_that_becomes_visible_late_is_found(database_url: str) -> None
                 "the deletion of the first row",
             )
             open_transaction.commit()
-            await until(lambda: len(receiver.arrived) == 2, "the row that came late", 3.0)
+            await until(lambda: len(receiver.arrived) == 2, "the row that came late")
             assert receiver.order_of(late) == [1]
 
 

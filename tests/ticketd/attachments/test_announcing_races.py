@@ -20,7 +20,7 @@ from tests.ticketd.attachments.conversation import (
     client_of,
 )
 from tests.ticketd.attachments.holding import held_up, how_many_wait
-from tests.ticketd.lossy import lossy, mute, severable
+from tests.ticketd.lossy import NEVER_GIVES_UP, lossy, mute, severable
 from ticketd.idempotency import read_key
 from ticketd.tokens import ANYONE
 
@@ -152,7 +152,7 @@ async def test_announcement_whose_answer_is_lost_is_found_to_be_its_own(
 ) -> None:
     async with (
         lossy(database_url, MARKER, losses) as url,
-        running(environment | {"DATABASE_URL": url}) as app,
+        running(environment | {"DATABASE_URL": url} | NEVER_GIVES_UP) as app,
     ):
         client = await client_of(app)
         answer = await announce_once(client)
@@ -171,7 +171,7 @@ async def test_connection_lost_while_the_database_works_on_makes_no_second_one(
     """The statement is repeated beside the first one, which nobody listens to any more."""
     async with (
         severable(database_url) as (url, sever),
-        running(environment | {"DATABASE_URL": url}) as app,
+        running(environment | {"DATABASE_URL": url} | NEVER_GIVES_UP) as app,
     ):
         client = await client_of(app)
         with held_up(database_url, "INSERT", then_ended=False) as database:
@@ -196,10 +196,10 @@ async def test_process_killed_between_commit_and_answer_has_announced(
         return len(attachments(database_url)) == 1
 
     async with mute(database_url, MARKER) as url:
-        settings = environment | {"DATABASE_URL": url}
+        settings = environment | {"DATABASE_URL": url} | NEVER_GIVES_UP
         deaf = await asyncio.to_thread(start_daemon, "ticketd", settings)
         await asyncio.to_thread(deaf.wait_ready)
-        async with httpx.AsyncClient(base_url=deaf.url) as ticketd:
+        async with httpx.AsyncClient(base_url=deaf.url, timeout=60) as ticketd:
             asking = asyncio.create_task(announce_once(Client(ticketd, ticket)))
             await until(committed)
             deaf.kill()

@@ -2,7 +2,7 @@
 
 import httpx
 from aiohttp import content_disposition_filename, parse_content_disposition
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ticketd.application import running
@@ -55,6 +55,7 @@ async def test_downloads_have_their_names_in_every_script(environment: dict[str,
     assert found == {name: name for name in NAMES}
 
 
+@settings(deadline=None)
 @given(st.from_regex(NAME))
 def test_any_allowed_name_is_carried_by_a_header_of_one_line(name: str) -> None:
     if not is_name(name):

@@ -35,6 +35,12 @@ def no_upload_can_come(url: str) -> bool:
         return found.fetchone() == (True,)
 
 
+def end_uploads(url: str) -> None:
+    """As if the time in which uploads can come were over."""
+    with psycopg.connect(url) as connection:
+        connection.execute("UPDATE attachments SET late_until = now(), sweep_at = now()")
+
+
 def events(url: str) -> list[str]:
     with psycopg.connect(url) as connection:
         return [row[0] for row in connection.execute("SELECT event_type FROM outbox ORDER BY id")]
@@ -157,7 +163,8 @@ async def test_killed_between_the_deletion_of_the_object_and_of_the_row(
 async def test_upload_that_comes_after_its_deletion_is_deleted_as_well(
     start_daemon: StartDaemon, environment: dict[str, str], database_url: str, storage: Storage
 ) -> None:
-    daemon = start_daemon("ticketd", environment | HASTY).wait_ready()
+    long = {"TICKETD_ATTACHMENT_UPLOAD_TTL": "10m"}
+    daemon = start_daemon("ticketd", environment | HASTY | long).wait_ready()
     announced = await upload_only(daemon)
     with without_patience(daemon) as client:
         assert client.delete(path_of(announced)).status_code == 204
@@ -165,6 +172,7 @@ async def test_upload_that_comes_after_its_deletion_is_deleted_as_well(
     upload = announced["upload"]
     late = httpx.put(upload["url"], headers=upload["headers"], content=CONTENT)
     assert late.status_code == 200
+    end_uploads(database_url)
     wait_until(lambda: is_clean(database_url, storage), 20, "clean store")
 
 
