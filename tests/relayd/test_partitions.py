@@ -1,11 +1,14 @@
 """Where a key goes is worked out as Kafka's clients work it out."""
 
+import asyncio
 import uuid
 
 import pytest
 from confluent_kafka import Message, Producer
 
+from deploy.local.kafka import Kafka
 from relayd.partitions import murmur2, partition_of
+from relayd.relay import prepare
 from tests.relayd.publishing import Bench, run
 
 
@@ -55,3 +58,23 @@ def test_publisher_names_the_partition_once_it_knows_how_many_there_are(
             assert bench.publisher.part(key) == f"partition {partition_of(key, count)}"
 
     run(scenario, kafka_brokers, unique_name)
+
+
+def test_partitions_are_counted_as_soon_as_kafka_answers(
+    own_kafka: Kafka, unique_name: str
+) -> None:
+    """Not only with the next look, minutes later, though nothing else failed at the start."""
+    own_kafka.down()
+
+    async def scenario(bench: Bench) -> None:
+        assert (bench.publisher.unprepared, bench.publisher.parts()) == ("", 0)
+        own_kafka.up()
+        preparing = asyncio.create_task(prepare(bench.publisher))
+        async with asyncio.timeout(20):
+            while not bench.publisher.has_counted:
+                assert not preparing.done()
+                await asyncio.sleep(0.01)
+        preparing.cancel()
+        assert bench.publisher.parts() > 1
+
+    run(scenario, own_kafka.bootstrap_servers, unique_name, probe_seconds=0.5)

@@ -42,6 +42,11 @@ SETTINGS = DrainSettings(
     probe=Backoff(base_seconds=0.02, cap_seconds=0.05),
 )
 
+# Another worker takes all leases.
+STEAL = """
+UPDATE outbox_bucket SET owner = 'thief', epoch = epoch + 1, lease_until = now() + interval '1 hour'
+"""
+
 
 @dataclass(slots=True)
 class Receiver:

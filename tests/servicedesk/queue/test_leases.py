@@ -15,6 +15,7 @@ from servicedesk.queue.statements import Statements
 from servicedesk.queue.tables import OUTBOX
 from tests.servicedesk.queue.harness import (
     SETTINGS,
+    STEAL,
     Receiver,
     Worker,
     count,
@@ -26,9 +27,6 @@ from tests.servicedesk.queue.harness import (
 
 # No lease ends because a busy machine renews it late.
 LONG = replace(SETTINGS, lease_seconds=6.0)
-STEAL = """
-UPDATE outbox_bucket SET owner = 'thief', epoch = epoch + 1, lease_until = now() + interval '1 hour'
-"""
 
 
 def held(worker: Worker) -> float:

@@ -28,6 +28,7 @@ from tests.servicedesk.queue.cluster import (
     until,
 )
 from tests.servicedesk.queue.harness import (
+    STEAL,
     Receiver,
     Worker,
     count,
@@ -358,3 +359,18 @@ async def test_nothing_is_lost_or_overtaken_whatever_comes_together(
     if seed % 2 == 0:
         assert len(receiver.arrived) == sum(chaos.sequence.values())
         assert receiver.twice_under_way == []
+
+
+async def test_what_waits_in_lost_buckets_is_counted_no_longer(database_url: str) -> None:
+    fill(database_url, of_part(0, many=200), 1)
+    cluster = Cluster(0)
+    async with working(database_url, OUTBOX, cluster.receiver, SMALL) as worker:
+        await until(lambda: worker.metric("outbox_parts_away") == 1, "part that is away")
+        await until(lambda: worker.metric("outbox_pending") == 200, "count of what waits")
+        oldest = "outbox_oldest_pending_seconds"
+        await until(lambda: worker.metric(oldest) > 0, "age of what waits")
+        with psycopg.connect(database_url) as thief:
+            thief.execute(STEAL)
+        await until(lambda: worker.metric("outbox_lease_lost_total") == 64, "loss of the leases")
+        await until(lambda: worker.metric("outbox_pending") == 0, "count of nothing")
+        await until(lambda: worker.metric(oldest) == 0, "age of nothing")
