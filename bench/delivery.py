@@ -62,7 +62,7 @@ def _counts(verdict: dict[str, Any] | None) -> list[str]:
         topic["repeated"],
         receiver["repeated"],
     ]
-    return [number_text(count) for count in counts]
+    return ["" if count is None else number_text(count) for count in counts]
 
 
 def _text(value: float | str) -> str:

@@ -17,8 +17,8 @@ TITLES = {
     "relay-held-steady": "A steady rate beside an old snapshot",
     "relay-copies": "Several relayd",
     "relay-size": "Sizes of payloads",
-    "notify-ingest": "A full topic, taken in",
-    "notify-away": "A full topic, taken in while the receiver is away",
+    "notify-ingest": "A full topic, taken in, with no delivery of it",
+    "notify-away": "A full topic, taken in with a delivery each, the receiver away",
     "notify-copies": "Several notifyd",
     "notify-webhook": "A full topic, delivered",
 }

@@ -1,11 +1,13 @@
 """Commits events at a fixed rate, as ticketd does, in a process of its own.
 
 `python -m bench.queues.writer` reads one JSON object of `Orders` from standard input and prints one
-of what it did. Arrivals are at a fixed rate whether or not the database keeps up: what is due goes
-into the next statement of its lane, and the signal goes out after the commit.
+of what it did; SIGTERM ends it early. Arrivals are at a fixed rate whether or not the database
+keeps up: what is due goes into the next statement of its lane, and the signal goes out after the
+commit.
 """
 
 import asyncio
+import signal
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -51,10 +53,17 @@ class Written:
     cpu_seconds: float
 
 
+def ticket_id(number: int) -> UUID:
+    return UUID(int=(7 << 76) | (2 << 62) | number)
+
+
 class Writer:
+    """Event n is the (1 + n // tickets)th of ticket n % tickets."""
+
     def __init__(self, orders: Orders) -> None:
         self._orders = orders
-        self._ids = [UUID(int=(7 << 76) | (2 << 62) | n) for n in range(orders.tickets)]
+        self._last = int(orders.rate * orders.seconds)
+        self._ids = [ticket_id(number) for number in range(orders.tickets)]
         self._keys = [str(identifier) for identifier in self._ids]
         self._tails = tails(orders.size)
         self._began = 0.0
@@ -65,6 +74,7 @@ class Writer:
     async def run(self) -> Written:
         signalling = asyncio.create_task(self._signal())
         self._began = time.perf_counter()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self._stop)
         cpu = time.process_time()
         await asyncio.gather(*(self._lane(number) for number in range(LANES)))
         seconds = time.perf_counter() - self._began
@@ -77,16 +87,20 @@ class Writer:
             cpu_seconds=time.process_time() - cpu,
         )
 
+    def _stop(self) -> None:
+        """What is due by now is the last."""
+        elapsed = time.perf_counter() - self._began
+        self._last = min(self._last, int(elapsed * self._orders.rate))
+
     async def _lane(self, lane: int) -> None:
         """Events `lane`, `lane + LANES`, …, in this order; event n is due at n / rate."""
         orders = self._orders
-        last = int(orders.rate * orders.seconds)
         number = lane
         async with await self._connect() as connection:
             statement = STATEMENTS[orders.table]
-            while number < last:
+            while number < self._last:
                 elapsed = time.perf_counter() - self._began
-                due = min(int(elapsed * orders.rate), last)
+                due = min(int(elapsed * orders.rate), self._last)
                 numbers = list(range(number, due, LANES))[:MOST_ROWS]
                 if not numbers:
                     await asyncio.sleep(TICK_SECONDS)

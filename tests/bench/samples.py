@@ -1,5 +1,6 @@
 """Results as a run makes them."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from bench.percentiles import Latency
@@ -16,13 +17,14 @@ def sample(
     rate: float = 1000.0,
     cpu_us: float = 50.0,
     offered: float | None = None,
+    p99: float = 3.5,
 ) -> Sample:
     figures = Figures(
         generator="wrk" if offered is None else "k6",
         seconds=2.0,
         requests=round(rate * 2),
         errors={},
-        latency=LATENCY,
+        latency=replace(LATENCY, p99=p99),
         generator_cpu_seconds=0.1,
         offered=offered,
     )

@@ -1,20 +1,30 @@
-"""What goes on beside a fault: a load on ticketd; and what is left to do when it is over.
+"""What goes on beside a fault, a load on ticketd or events at a fixed rate; and what is left to do
+when it is over.
 
 Faults are done by the test's own thread: a daemon ends with the thread that started it.
 """
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Protocol
+from dataclasses import asdict
+from types import TracebackType
+from typing import Protocol, Self
 
+import orjson
+
+from bench.queues.writer import Orders, ticket_id
 from tests.pipeline.pipeline import Pipeline
 from tests.support.checker import Accepted, Verdict
 from tests.support.load import Load
-from tests.support.processes import Daemon, wait_until
+from tests.support.processes import PROJECT, Daemon, wait_until
 from tests.support.topic_log import TopicRecord
 
 ENDLESS = 1_000_000
+MOST_SECONDS = 600.0
 ASK_SECONDS = 0.2
 # An event that waits longer than this in the outbox is held up by something.
 FRESH = "interval '2 seconds'"
@@ -60,6 +70,49 @@ class BackgroundLoad:
         assert self.ends_within(seconds), f"the load has not ended after {seconds:g} s"
         assert self._result is not None, "the load failed; its traceback is above"
         return self._result
+
+
+class FixedRate:
+    """Inside of a `with`, so many events a second are committed straight to the outbox by a process
+    of its own, whether or not anybody keeps up."""
+
+    def __init__(self, pipeline: Pipeline, rate: float) -> None:
+        self._orders = Orders(
+            url=pipeline.database_url, table="outbox", rate=rate, seconds=MOST_SECONDS, size=400
+        )
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.queues.writer"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=PROJECT,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(orjson.dumps(asdict(self._orders)))
+        self._process.stdin.close()
+        return self
+
+    def goes_on_for(self, seconds: float) -> None:
+        time.sleep(seconds)
+        assert self._process.poll() is None, "the writer has ended before its time"
+
+    def finish(self) -> list[Accepted]:
+        """End it; what was committed."""
+        self._process.send_signal(signal.SIGTERM)
+        assert self._process.stdout is not None
+        events = int(orjson.loads(self._process.stdout.read())["events"])
+        tickets = [str(ticket_id(number)) for number in range(self._orders.tickets)]
+        return [(tickets[n % len(tickets)], 1 + n // len(tickets)) for n in range(events)]
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._process.kill()
+        self._process.wait()
 
 
 def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundLoad:

@@ -13,7 +13,7 @@ import psycopg
 
 from servicedesk.bucket import bucket_of
 from servicedesk.queue.row import queue_key
-from tests.support.checker import Accepted, Verdict, judge
+from tests.support.checker import Accepted, Verdict, judge, watch
 from tests.support.load import Load, run_load
 from tests.support.processes import Daemon, wait_until
 from tests.support.topic_log import TopicRecord, read_topic
@@ -72,6 +72,7 @@ class Pipeline:
         self.receivers = receivers
         self._directory = directory
         self._daemons: list[Daemon] = []
+        watch(database_url)
         secret = base64.b64encode(secrets.token_bytes(32)).decode()
         self.environment = {
             "DATABASE_URL": database_url,

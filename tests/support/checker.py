@@ -46,12 +46,17 @@ NOTHING_ASKED = Sighting(arrived=0, lost=0, repeated=0, out_of_order=0)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What became of the accepted events; a place that was not looked at has all zeros."""
+    """What became of the accepted events; a place that was not looked at has all zeros, or None.
+
+    `repeated_in_database` counts deliveries that were queued for a receiver again after it was
+    queued once; `unfinished` what it took without a note that it is done.
+    """
 
     accepted: int
     topic: Sighting
     receiver: Sighting
-    repeated_in_database: int
+    repeated_in_database: int | None
+    unfinished: int
     dead: int
 
     @property
@@ -76,7 +81,8 @@ class Verdict:
         promises = {
             "lost": self.lost,
             "out of order": self.out_of_order,
-            "repeated in the database": self.repeated_in_database,
+            "repeated in the database": self.repeated_in_database or 0,
+            "unfinished": self.unfinished,
             "dead": self.dead,
         }
         return {promise: count for promise, count in promises.items() if count}
@@ -88,6 +94,21 @@ class Verdict:
         )
 
 
+# What comes into the queue of deliveries, kept for good: the queue itself forgets. A trigger for
+# each statement, so that it costs the daemons little.
+WATCH = """
+CREATE TABLE IF NOT EXISTS delivery_queued (event_id uuid NOT NULL, receiver text NOT NULL);
+CREATE OR REPLACE FUNCTION note_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO delivery_queued SELECT event_id, receiver FROM added;
+    RETURN NULL;
+END $$;
+CREATE OR REPLACE TRIGGER note_deliveries AFTER INSERT ON delivery
+    REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION note_deliveries();
+"""
+REPEATED = """
+SELECT count(*) - count(DISTINCT event_id) FROM delivery_queued WHERE receiver = %s
+"""
 DONE = "SELECT count(*) FROM delivery_done WHERE receiver = %s"
 DEAD = "SELECT (SELECT count(*) FROM outbox_dead) + (SELECT count(*) FROM delivery_dead)"
 
@@ -112,26 +133,36 @@ def look(accepted: Iterable[Accepted], arrivals: Iterable[Arrival]) -> Sighting:
     return Sighting(arrived=len(seen), lost=lost, repeated=repeated, out_of_order=out_of_order)
 
 
+def watch(database_url: str) -> None:
+    """Note from now on what is queued for receivers; `judge` needs it."""
+    with psycopg.connect(database_url) as connection:
+        connection.execute(WATCH.encode())
+
+
 def judge(
     accepted: Iterable[Accepted],
     database_url: str,
     *,
     topic: Iterable[Arrival] | None = None,
     deliveries: Iterable[Arrival] | None = None,
-    receiver: str = "webhook",
+    receiver: str = "",
 ) -> Verdict:
-    """`deliveries` are what `receiver` took; `topic` is the log of all partitions."""
+    """`deliveries` are what `receiver` took; `topic` is the log of all partitions. The database has
+    been watched since before the first event."""
     expected = set(accepted)
-    with psycopg.connect(database_url, autocommit=True) as connection:
-        done = _count(connection, DONE, (receiver,))
-        dead = _count(connection, DEAD, ())
     got = NOTHING_ASKED if deliveries is None else look(expected, deliveries)
+    repeated, unfinished = None, 0
+    with psycopg.connect(database_url, autocommit=True) as connection:
+        dead = _count(connection, DEAD, ())
+        if receiver:
+            repeated = _count(connection, REPEATED, (receiver,))
+            unfinished = max(0, got.arrived - _count(connection, DONE, (receiver,)))
     return Verdict(
         accepted=len(expected),
         topic=NOTHING_ASKED if topic is None else look(expected, topic),
         receiver=got,
-        # Each event is taken in once and finished once: more arrivals than that are doubles.
-        repeated_in_database=max(0, got.arrived - done),
+        repeated_in_database=repeated,
+        unfinished=unfinished,
         dead=dead,
     )
 
