@@ -112,7 +112,8 @@ class FixedRate:
         trace: TracebackType | None,
     ) -> None:
         self._process.kill()
-        self._process.wait()
+        with self._process:
+            pass  # closes its pipes, waits for its end
 
 
 def steady_load(pipeline: Pipeline, ticketd: Daemon, rate: float) -> BackgroundLoad:
