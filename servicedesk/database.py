@@ -30,8 +30,11 @@ SESSION: Mapping[str, str] = {
     "idle_in_transaction_session_timeout": "30s",
 }
 # A queue's table is almost empty most of the time, and a plan made then is kept. To such a plan a
-# scan of the whole table looks cheap; later it would go through every dead row.
-QUEUE_SESSION: Mapping[str, str] = {**SESSION, "enable_seqscan": "off", "jit": "off"}
+# scan of the whole table looks cheap; later it would go through every dead row. A statement that
+# its daemon has given up, after 15 s, does not go on beside the next one.
+QUEUE_SESSION: Mapping[str, str] = {
+    **SESSION, "enable_seqscan": "off", "jit": "off", "statement_timeout": "20s",
+}  # fmt: skip
 
 
 class SchemaError(Exception):

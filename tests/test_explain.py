@@ -69,6 +69,7 @@ AGAIN = {
     "most": 500,
     "bytes": 250_000,
 }
+CEILINGS = [60_000, 99_000, 2**63 - 1, 70_000]
 APART = {"keys": ["k1", "k2"], "receivers": ["webhook"]}
 OUTBOX_COLUMNS = (3, EVENT, "ticket.updated", "{}", "{}")
 FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused"}
@@ -152,8 +153,9 @@ SAMPLES: dict[str, Parameters] = {
     "RowStore.READ": BUCKETS,
     "RowStore.READ_CAREFULLY": BUCKETS
     | APART
-    | {"safe_floors": [0, 59_000, 98_000, 0], "known": SOME},
-    "RowStore.READ_RECEIVER": BUCKETS | APART | {"receiver": "webhook", "ceiling": 99_000},
+    | {"safe_floors": [0, 59_000, 98_000, 0], "known": SOME, "ceilings": CEILINGS},
+    "RowStore.CEILINGS": BUCKETS | {"rows": 100},
+    "RowStore.READ_RECEIVER": BUCKETS | APART | {"receiver": "webhook", "ceilings": CEILINGS},
     "RowStore.READ_KEYS": AGAIN,
     "HorizonStore.NEWEST_ID": {},
     "HorizonStore.WRITERS": {},

@@ -10,10 +10,16 @@ from servicedesk.queue.lines import Lane, Line
 
 @dataclass(slots=True)
 class PassedOver:
-    """Rows of one bucket that are not in memory: the floor below them, and the oldest's time."""
+    """Rows of one bucket that are not in memory: the floor below them, the oldest's time, and the
+    `last` of them. `looked`: up to there no key is left that the part could be tried with.
+    `look_to`: where the search for one ends.
+    """
 
     floor: int
     oldest: datetime
+    looked: int
+    last: int
+    look_to: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -24,8 +30,8 @@ class Part:
     `trial`: the line that it is tried with. `passed`: by bucket, what waits in the database.
     `spent`: keys that it is not tried with again. `behind`: keys of which rows were passed over
     behind one in memory. `closed`: buckets that nothing is admitted of, because rows of other keys
-    were passed over. `runs_dry`: lines to try it with are to be read,
-    for the `times_dry`th time in a row.
+    were passed over. `runs_dry`: lines to try it with are to be read, for the `times_dry`th time in
+    a row.
     """
 
     name: str

@@ -54,7 +54,7 @@ class Parts:
         part = self.away.get(self._target.part(key)) if self.away else None
         return part if part is not None and not part.is_back else None
 
-    def _is_of(self, name: str, key: str) -> bool:
+    def is_of(self, name: str, key: str) -> bool:
         return self._target.part(key) == name
 
     def has_part(self, key: str) -> bool:
@@ -186,12 +186,16 @@ class Parts:
     def _pass_over(self, part: Part, row: QueuedRow) -> None:
         """The row is not in memory, and is read again later."""
         self._lines.buckets[row.bucket].passed_over.add(row.id)
+        below = row.id - 1
         passed = part.passed.get(row.bucket)
         if passed is None:
-            part.passed[row.bucket] = PassedOver(row.id - 1, row.created_at)
+            part.passed[row.bucket] = PassedOver(below, row.created_at, looked=below, last=row.id)
         else:
-            passed.floor = min(passed.floor, row.id - 1)
+            passed.last = max(passed.last, row.id)
+            passed.floor = min(passed.floor, below)
             passed.oldest = min(passed.oldest, row.created_at)
+            if row.key not in part.spent:
+                passed.looked = min(passed.looked, below)
 
     def answered(self, rows: Iterable[QueuedRow]) -> None:
         """The far side took or refused the rows: their parts are there."""
@@ -201,7 +205,7 @@ class Parts:
                 self._is_back(part)
 
     def _is_back(self, part: Part) -> None:
-        part.is_back, part.trial = True, None
+        part.is_back, part.trial, part.runs_dry = True, None, False
         part.lane.ready.extend(line for line in part.held if line.queued)
         part.held.clear()
         if part.is_told:
@@ -224,8 +228,7 @@ class Parts:
             elif part.passed and part.times_dry < MOST_TIMES_DRY:
                 part.times_dry += 1
                 part.circuit.probed(reachable=False)
-                part.runs_dry = True
-                self._wake()
+                self._begin_search(part)
             else:
                 self._is_back(part)  # nothing waits for it any longer
         return found
@@ -238,26 +241,22 @@ class Parts:
                 return line
         return None
 
-    def take_back(self) -> list[Part]:
-        """The parts whose rows are to be read again: those that are back, which are then as any
-        other, and those that run dry. Between two reads, so that none that passed over a row admits
-        later ones."""
-        found = [part for part in self.away.values() if part.is_back or part.runs_dry]
-        for part in found:
-            if part.is_back:
-                del self.away[part.name]
-                self._parking.hasten(partial(self._is_of, part.name))
-        return found
+    def _begin_search(self, part: Part) -> None:
+        """For keys to try the part with. It ends with the last row there is now, because more of
+        those that it was tried with may come all the time."""
+        part.runs_dry = True
+        for passed in part.passed.values():
+            passed.look_to = passed.last
+        self._wake()
 
-    def begin_again(self, part: Part) -> dict[int, int]:
-        """What was passed over for the part may be admitted again; by bucket, the floors to read
-        from, which stay those of a part that ran dry: it may be some time until they are read."""
-        if part.times_dry > 1:
-            part.spent.clear()  # nobody else was found
-        part.closed.clear()
-        part.behind.clear()
-        part.runs_dry = False
-        return {bucket: passed.floor for bucket, passed in part.passed.items()}
+    def take_back(self) -> list[Part]:
+        """The parts that are back: as any other from now on, and their rows to be read again.
+        Between two reads, so that none that passed over a row admits later ones."""
+        found = [part for part in self.away.values() if part.is_back]
+        for part in found:
+            del self.away[part.name]
+            self._parking.hasten(partial(self.is_of, part.name))
+        return found
 
     def has_passed_over(self, bucket: int) -> bool:
         return any(bucket in part.passed for part in self.away.values())

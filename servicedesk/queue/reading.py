@@ -8,12 +8,14 @@ without the earlier ones of its key.
 
 from collections.abc import Mapping, Sequence
 
+from servicedesk.queue.horizon import Horizon
 from servicedesk.queue.lines import Bucket, Lane, Lines
 from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.parts import Parts
 from servicedesk.queue.row import Most, QueuedRow
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
+from servicedesk.queue.trials import Trials
 
 # Keys whose own rows are read at once.
 AGAIN_KEYS = 16
@@ -36,6 +38,7 @@ class Reading:
         self._parking = parking
         self._parts = parts
         self._settings = settings
+        self._trials = Trials(rows=store.rows, lines=lines, parking=parking, parts=parts)
         self._horizon = Horizon()
         self._server = ""
         # Keys that are due, whose own rows are read.
@@ -57,6 +60,8 @@ class Reading:
         found = await self._read_keys() if self._again else False
         if self._has_room():
             found = await self._read_new() or found
+        if self._parts.away:
+            found = await self._trials.read() or found
         for lane in list(self._lines.lanes.values()):
             if lane.aside is not None and not lane.circuit.is_open and self._lines.has_room(lane):
                 found = await self._catch_up(lane, lane.aside) or found
@@ -93,10 +98,10 @@ class Reading:
         self._lines.read_again(parked.bucket, parked.key, parked.first_id)
 
     def _rejoin_parts(self) -> None:
-        """Read again what was passed over for the parts that are back, or have run dry."""
+        """Read again what was passed over for the parts that are back."""
         for part in self._parts.take_back():
-            for bucket, floor in self._parts.begin_again(part).items():
-                self._lines.go_back(part.lane, bucket, floor)
+            for bucket, passed in part.passed.items():
+                self._lines.go_back(part.lane, bucket, passed.floor)
 
     def _aside(self) -> list[str]:
         return [lane.receiver for lane in self._lines.lanes.values() if lane.aside is not None]
@@ -145,9 +150,13 @@ class Reading:
             self._parking.waiting_keys(),
             self._aside(),
         )
+        ceilings: dict[int, int] = {}
+        if keys or receivers:
+            ceilings = await self._ceilings({span.bucket: span.floor for span in spans})
         rows = await self._store.rows.read(
             spans,
             most,
+            ceilings=ceilings,
             known=[row_id for bucket in ours for row_id in bucket.known_above_safe_floor()],
             without_keys=keys,
             without_receivers=receivers,
@@ -158,9 +167,15 @@ class Reading:
         for bucket in still:
             if filled is not None and bucket.number not in filled:
                 # All that is left above the floor was passed over, and has other floors.
-                bucket.floor = max(bucket.floor, settled)
+                bucket.floor = max(bucket.floor, ceilings.get(bucket.number, settled))
             bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
-        return bool(rows)
+        return bool(rows) or bool(ceilings)
+
+    async def _ceilings(self, floors: Mapping[int, int]) -> dict[int, int]:
+        """How far to read each bucket at once; without those that have few rows left. Behind what
+        is set aside there may be millions of rows, and no statement goes through them in time."""
+        rows = max(1, self._settings.visited_rows // len(floors))
+        return await self._store.rows.ceilings(floors, rows)
 
     def _take(self, rows: Sequence[QueuedRow], still: Mapping[int, Bucket]) -> None:
         """Admit what was read of the buckets that are `still` held as they were."""
@@ -186,13 +201,15 @@ class Reading:
         epochs = {bucket.number: bucket.epoch for bucket in ours}
         for bucket in ours:
             bucket.begin_read()
-        ceiling = self._horizon.settled_id
+        settled = self._horizon.settled_id
         asked = {bucket.number: floors.get(bucket.number, 0) for bucket in ours}
+        ceilings = await self._ceilings(asked)
+        near = {number: row_id for number, row_id in ceilings.items() if row_id < settled}
         rows = await self._store.rows.read_receiver(
             lane.receiver,
             asked,
             most,
-            ceiling=ceiling,
+            ceilings=dict.fromkeys(asked, settled) | near,
             without_keys=self._parking.waiting_keys(),
         )
         full: set[int] = set()
@@ -210,12 +227,17 @@ class Reading:
                 reached[row.bucket] = row.id
             else:
                 full.add(row.bucket)
+        filled = most.filled(rows)
+        for bucket in ours:
+            number = bucket.number
+            if bucket.epoch == epochs[number] and number not in full | filled:
+                reached[number] = near.get(number, reached[number])
         # A floor that was lowered meanwhile stands: something below it has to be read again.
         lowered = [number for number in asked if floors.get(number, 0) != asked[number]]
         floors.update({number: reached[number] for number in asked if number not in lowered})
-        if not full and not lowered and not most.filled(rows):
-            self._rejoin(lane, ceiling)
-        return bool(rows)
+        if not full and not lowered and not filled and not near:
+            self._rejoin(lane, settled)
+        return bool(rows) or bool(near)
 
     def _rejoin(self, lane: Lane, caught_up_to: int) -> None:
         for bucket in self._ours():
@@ -254,24 +276,3 @@ class Reading:
         for lane in self._lines.lanes.values():
             if lane.aside is not None:
                 lane.aside.update(dict.fromkeys(lane.aside, 0))
-
-
-class Horizon:
-    """The id up to which every row is visible or will never be.
-
-    A writer holds a lock on the table from before it draws an id until after its row is visible. So
-    whoever drew an id up to the newest one, and is not done, is among the writers seen afterwards.
-    """
-
-    def __init__(self) -> None:
-        self.settled_id = 0
-        self.newest_id = 0
-        self._writers: frozenset[str] = frozenset()
-
-    def look(self, newest_id: int, writers: frozenset[str]) -> None:
-        """Take in the newest id, and the writers as they were after it was read."""
-        if not self._writers & writers:
-            self.settled_id = max(self.settled_id, self.newest_id)
-            self.newest_id, self._writers = newest_id, writers
-            if not writers:
-                self.settled_id = newest_id

@@ -5,12 +5,15 @@ Every read is one statement on a connection of its own, bounded for each bucket 
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 from servicedesk import binary
 from servicedesk.queue.row import Most, QueuedRow, Span
 from servicedesk.queue.statements import Statements
 
+HIGHEST = 2**63 - 1
+NOWHERE: Mapping[int, int] = MappingProxyType({})
 # QueuedRow._make is a function in Python, and would be called for every row.
 make_row: Callable[[Sequence[Any]], QueuedRow] = partial(tuple.__new__, QueuedRow)
 
@@ -44,12 +47,12 @@ class RowStore:
     """
 
     # The same, with the rows that became visible late, seen by the same snapshot, and without the
-    # keys and receivers that are set aside. The primary key, two ranges a bucket, which ends with
-    # the row that fills its share of bytes: so `Most.filled` can tell whether there is more.
+    # keys and receivers that are set aside. The primary key, two ranges a bucket: up to `ceiling`,
+    # and to the row that fills its share of bytes, so `Most.filled` can tell whether there is more.
     READ_CAREFULLY = """
     SELECT found.*
-    FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[])
-         AS start(bucket, safe_floor, floor)
+    FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[],
+                %(ceilings)s::int8[]) AS start(bucket, safe_floor, floor, ceiling)
     CROSS JOIN LATERAL (
         (SELECT {row}
          FROM {queue}
@@ -61,7 +64,7 @@ class RowStore:
         (SELECT {columns} FROM (
             SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
             FROM {queue}
-            WHERE bucket = start.bucket AND id > start.floor
+            WHERE bucket = start.bucket AND id > start.floor AND id <= start.ceiling
               AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
             WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
             ORDER BY id LIMIT %(most)s
@@ -77,11 +80,12 @@ class RowStore:
         most: Most,
         *,
         known: Sequence[int] = (),
+        ceilings: Mapping[int, int] = NOWHERE,
         without_keys: Sequence[str] = (),
         without_receivers: Sequence[str] = (),
     ) -> list[QueuedRow]:
-        """All late rows but the `known` ones and up to `most` of the new ones in each bucket, in
-        order of id per bucket."""
+        """All late rows but the `known` ones and up to `most` of the new ones in each bucket, none
+        above the bucket's ceiling where it has one, in order of id per bucket."""
         values = {
             "buckets": binary.int2s([span.bucket for span in spans]),
             "floors": binary.int8s([span.floor for span in spans]),
@@ -93,6 +97,7 @@ class RowStore:
             return await self._read(self.READ, values)
         values |= {
             "safe_floors": binary.int8s([span.safe_floor for span in spans]),
+            "ceilings": binary.int8s([ceilings.get(span.bucket, HIGHEST) for span in spans]),
             "known": binary.int8s(known),
             "keys": binary.texts(without_keys),
             "receivers": binary.texts(without_receivers),
@@ -103,15 +108,39 @@ class RowStore:
         text = self._statements.text(template).decode()
         return await self._statements.reading.fetch(make_row, text, values)
 
+    # No lock. The primary key, so many rows a bucket and one more.
+    CEILINGS = """
+    SELECT start.bucket, found.id
+    FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    CROSS JOIN LATERAL (
+        SELECT id FROM {queue} WHERE bucket = start.bucket AND id > start.floor
+        ORDER BY id OFFSET %(rows)s LIMIT 1
+    ) AS found
+    """
+
+    async def ceilings(self, floors: Mapping[int, int], rows: int) -> dict[int, int]:
+        """By bucket, how far a read may go so that it visits `rows` rows only, whether or not it
+        takes them; without the buckets that have no more."""
+        values = {
+            "buckets": binary.int2s(list(floors)),
+            "floors": binary.int8s(list(floors.values())),
+            "rows": binary.int8(rows),
+        }
+        text = self._statements.text(self.CEILINGS).decode()
+        found = await self._statements.reading.fetch(tuple, text, values)
+        return {int(bucket): int(row_id) for bucket, row_id in found}
+
     # No lock. The primary key: one receiver that catches up by itself, up to where no row can
     # still appear, without its parked keys.
     READ_RECEIVER = """
-    SELECT found.* FROM unnest(%(buckets)s::int2[], %(floors)s::int8[]) AS start(bucket, floor)
+    SELECT found.*
+    FROM unnest(%(buckets)s::int2[], %(floors)s::int8[], %(ceilings)s::int8[])
+         AS start(bucket, floor, ceiling)
     CROSS JOIN LATERAL (
         SELECT {columns} FROM (
             SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
             FROM {queue}
-            WHERE bucket = start.bucket AND id > start.floor AND id <= %(ceiling)s
+            WHERE bucket = start.bucket AND id > start.floor AND id <= start.ceiling
               AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
             WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
             ORDER BY id LIMIT %(most)s
@@ -126,15 +155,15 @@ class RowStore:
         floors: dict[int, int],
         most: Most,
         *,
-        ceiling: int,
+        ceilings: Mapping[int, int],
         without_keys: Sequence[str],
     ) -> list[QueuedRow]:
-        """Up to `most` of the rows of one receiver in each bucket, with ids up to `ceiling`."""
+        """Up to `most` of the rows of one receiver in each bucket, with ids up to its ceiling."""
         values = {
             "receiver": receiver.encode(),
             "buckets": binary.int2s(list(floors)),
             "floors": binary.int8s(list(floors.values())),
-            "ceiling": binary.int8(ceiling),
+            "ceilings": binary.int8s([ceilings[bucket] for bucket in floors]),
             "keys": binary.texts(without_keys),
             "most": binary.int8(most.rows),
             "bytes": binary.int8(most.payload_bytes),

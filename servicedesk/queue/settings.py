@@ -15,7 +15,8 @@ class DrainSettings:
     `send_seconds` is the longest a send may take until it settles and has to be well below
     `lease_seconds`. `lane_rows` and `lane_bytes`, of their payloads, bound the rows of one
     receiver in memory, `lane_in_flight` those under way to it, and `narrow_lanes` those to a
-    receiver by its name where it takes fewer.
+    receiver by its name where it takes fewer. `read_rows` are taken with one read, and with keys or
+    receivers set aside `visited_rows` are gone through.
     `drain_seconds` bounds the time that stopping may take.
     """
 
@@ -25,6 +26,7 @@ class DrainSettings:
     max_attempts: int
     retry: Backoff
     read_rows: int = 4096
+    visited_rows: int = 65_536
     lane_rows: int = 8192
     lane_bytes: int = 32 << 20
     lane_in_flight: int = 4096

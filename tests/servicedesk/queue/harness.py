@@ -162,11 +162,12 @@ async def working(
     owner: str | None = None,
     *,
     statement_seconds: float = 15.0,
+    connect_seconds: float = 15.0,
 ) -> AsyncIterator[Worker]:
     """A worker that drains until the block ends."""
     log = io.StringIO()
     registry = CollectorRegistry()
-    pool = create_pool(url, application="test", minimum=1, maximum=4, wait_seconds=15)
+    pool = create_pool(url, application="test", minimum=1, maximum=4, wait_seconds=connect_seconds)
     async with pool:
         statements = Statements(pool, tables, statement_seconds)
         drain = Drain(

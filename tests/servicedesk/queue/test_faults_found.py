@@ -218,6 +218,7 @@ async def test_row_of_a_receiver_set_aside_is_sent_again_after_its_bucket_change
 
 
 async def test_database_that_is_away_from_the_start_is_told() -> None:
-    async with working("postgresql://u:p@127.0.0.1:1/db", OUTBOX, Receiver()) as worker:
+    url = "postgresql://u:p@127.0.0.1:1/db"
+    async with working(url, OUTBOX, Receiver(), connect_seconds=2.0) as worker:
         await until(lambda: "database_away" in worker.log.getvalue(), "line about the database")
     assert "database_back" not in worker.log.getvalue()
