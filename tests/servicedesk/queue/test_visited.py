@@ -111,6 +111,7 @@ async def test_part_that_runs_dry_finds_other_keys_and_has_nobody_elses_read_aga
         await until(cluster.arrived_all(flowing, sequence), "rows of the other part")
         new = sequence * len(flowing)
         assert sum(reads.rows) < new + 400 + 2_000, "not all of it with each dry spell"
+        assert "part_back" not in worker.log.getvalue()
         cluster.away.clear()
         await until(lambda: count(database_url, "SELECT count(*) FROM outbox") == 0, "the rest")
     assert cluster.in_order([*waiting, *flowing])
