@@ -22,7 +22,7 @@ from ticketd.errors import (
 from ticketd.messages import Request, Response
 from ticketd.metrics import METHODS, OTHER_METHOD, Metrics
 from ticketd.problems import internal_error, problem
-from ticketd.quotas import Quotas
+from ticketd.quotas import Quotas, Standing
 from ticketd.readiness import Readiness
 from ticketd.router import Route, Router
 from ticketd.store import Work
@@ -77,14 +77,14 @@ class Pipeline:
         answer, and so does a cancellation of a request that is `timed_out`."""
         started = self._clock()
         route: Route | None = None
+        standing: Standing | None = None
         try:
             self._correlate(request)
             route = self._router.find(request)
             self._admit(request, route)
-            if self._quotas is None or route.work is None:
-                response = await route.handler(request)
-            else:
-                response = await self._within_quota(self._quotas, request, route)
+            if self._quotas is not None and route.work is not None:
+                standing = await self._count(self._quotas, request)
+            response = await route.handler(request)
         except RequestError as error:
             response = self._refuse(error, request)
         except asyncio.CancelledError:
@@ -93,17 +93,19 @@ class Pipeline:
             response = self._refuse(self.overdue(request), request)
         except Exception as error:
             response = self._fail(error, request)
+        if standing is not None:
+            response = standing.added_to(response)
         self._record(request, route, response, self._clock() - started)
         return response
 
-    async def _within_quota(self, quotas: Quotas, request: Request, route: Route) -> Response:
+    async def _count(self, quotas: Quotas, request: Request) -> Standing:
+        """Raises QuotaExceededError."""
         caller = request.caller
         name = (
             b"address " + request.client if caller is ANYONE else b"token " + caller.name.encode()
         )
         asked = quotas.ask(name)
-        standing = quotas.decide(name, None if asked is None else await asked)
-        return standing.added_to(await route.handler(request))
+        return quotas.decide(name, None if asked is None else await asked)
 
     def overdue(self, request: Request) -> RequestError:
         """What to raise where a request waits for longer than it may."""

@@ -66,6 +66,26 @@ def test_answers_say_where_the_caller_stands_and_the_one_too_many_is_refused() -
     run({"TICKETD_QUOTA": "3/1h"}, act)
 
 
+def test_answers_to_requests_that_failed_say_it_too() -> None:
+    async def act(app: Running) -> None:
+        ticket = await app.create()
+        path = f"/tickets/{ticket['id']}"
+        answers = [
+            await app.client.get(path, headers={"if-none-match": '"1"'}),
+            await app.client.get("/tickets?limit=0"),
+            await app.client.get(path.replace("-7", "-8")),
+            await app.patch(ticket, if_match='"9"', title="Иначе"),
+            await app.client.patch(path, json={"title": "Иначе"}),
+        ]
+        assert [answer.status_code for answer in answers] == [304, 400, 404, 412, 428]
+        assert [left(answer)[0] for answer in answers] == [8, 7, 6, 5, 4]
+        assert {answer.headers["ratelimit-policy"] for answer in answers} == {
+            '"default";q=10;w=3600'
+        }
+
+    run({"TICKETD_QUOTA": "10/1h"}, act)
+
+
 def test_without_a_quota_nothing_is_said_of_one() -> None:
     async def act(app: Running) -> None:
         assert "ratelimit" not in (await app.client.get("/tickets")).headers
