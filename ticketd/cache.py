@@ -119,12 +119,16 @@ class TicketCache:
         return Shown(version, value[HEAD.size :]), max(self._wall_clock() - put_at, 0.0)
 
     def _pack_look_up(self, keys: Sequence[bytes]) -> bytes:
+        # Many want the same when it is wanted much, and its body is big: it comes once.
+        distinct = dict.fromkeys(keys)
         lease = LEASE + self._random_bytes(12)
-        return LOOK_UP.pack(*keys, lease, LEASE_MILLISECONDS, keys=len(keys))
+        return LOOK_UP.pack(*distinct, lease, LEASE_MILLISECONDS, keys=len(distinct))
 
     def _pack_fill(self, fillings: Sequence[Filling]) -> bytes:
-        keys = [filling.key for filling in fillings]
-        values = [part for _, lease, value in fillings for part in (lease, value)]
+        # Who missed in one command has the same lease, and could fill only once.
+        distinct = {(filling.key, filling.lease): filling for filling in fillings}.values()
+        keys = [filling.key for filling in distinct]
+        values = [part for _, lease, value in distinct for part in (lease, value)]
         return FILL.pack(*keys, self._milliseconds, *values, keys=len(keys))
 
 
@@ -133,10 +137,10 @@ def _pack_invalidate(keys: Sequence[bytes]) -> bytes:
 
 
 def _values(keys: Sequence[bytes], reply: Sequence[bytes]) -> Sequence[bytes | None]:
-    del keys
     if not all(type(value) is bytes for value in reply):
         raise TypeError
-    return reply
+    found = dict(zip(dict.fromkeys(keys), reply, strict=True))
+    return [found[key] for key in keys]
 
 
 def _nothing(fillings: Sequence[Filling], reply: object) -> Sequence[None]:

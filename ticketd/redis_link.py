@@ -246,6 +246,8 @@ class RedisLink:
         self._give_all_up()
         if self._end is not None and not self._end.done():
             self._end.set_exception(error)
+            # While it is greeted nobody asks for this, and asyncio would complain on stderr.
+            self._end.exception()
 
     def _give_all_up(self) -> None:
         self.is_up = False
