@@ -119,7 +119,7 @@ class TicketCache:
         return Shown(version, value[HEAD.size :]), max(self._wall_clock() - put_at, 0.0)
 
     def _pack_look_up(self, keys: Sequence[bytes]) -> bytes:
-        # Many want the same when it is wanted much, and its body is big: it comes once.
+        # Many readers of one ticket: its body comes over the wire once.
         distinct = dict.fromkeys(keys)
         lease = LEASE + self._random_bytes(12)
         return LOOK_UP.pack(*distinct, lease, LEASE_MILLISECONDS, keys=len(distinct))
