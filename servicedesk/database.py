@@ -1,5 +1,6 @@
 """PostgreSQL: the pool, the schema version a daemon needs, and which errors mean "it is away"."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,23 @@ SESSION: Mapping[str, str] = {
 QUEUE_SESSION: Mapping[str, str] = {
     **SESSION, "enable_seqscan": "off", "jit": "off", "statement_timeout": "20s",
 }  # fmt: skip
+# What no text of PostgreSQL holds: NUL, and lone surrogates, which stand for bytes that were not
+# UTF-8 where a library decodes with `surrogateescape` (PEP 383).
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class SchemaError(Exception):
     """The database's schema is older than this code, or was never migrated."""
+
+
+def storable(text: str) -> str:
+    r"""The text as PostgreSQL takes it, with bytes that were not UTF-8 written out, as `\xe4`."""
+    return UNSTORABLE.sub(_written_out, text)
+
+
+def _written_out(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found[0])[1:-1]
 
 
 def create_pool(

@@ -3,6 +3,7 @@
 import re
 from typing import Protocol
 
+from servicedesk.database import storable
 from servicedesk.queue.row import Outcome, QueuedRow
 
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")
@@ -31,5 +32,5 @@ def single_line(text: str) -> str:
 
 
 def failure_text(kind: str, message: object) -> str:
-    """ "Class: message", on one line and of bounded length."""
-    return f"{kind}: {single_line(str(message))[:ERROR_CHARACTERS]}"
+    """ "Class: message", on one line, of bounded length, and as every table and log takes it."""
+    return f"{kind}: {storable(single_line(str(message)))[:ERROR_CHARACTERS]}"

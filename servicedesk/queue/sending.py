@@ -7,8 +7,10 @@ side that is away holds back its own lane, a part of it its own keys, and neithe
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from servicedesk.database import storable
 from servicedesk.logs import Log
 from servicedesk.queue.ledger import Ledger
 from servicedesk.queue.lines import STRIKES, Lane, Line, Lines
@@ -128,6 +130,8 @@ class Sending:
         else:
             self._take_arrived()
             line = self._lines.end(row)
+            # Anything may be in it, and what the database refuses would end this worker.
+            outcome = replace(outcome, error=storable(outcome.error)[:ERROR_CHARACTERS])
             if isinstance(outcome, Rejected):
                 self._reject(line, row, outcome)
             else:
@@ -158,20 +162,19 @@ class Sending:
         self._metrics.labelled(self._metrics.rejected, row.receiver).inc()
         failed = self._parking.failures(row)
         attempts = (failed.attempts if failed else 0) + 1
-        error = outcome.error[:ERROR_CHARACTERS]
         self._log.warning(
             "row_rejected",
             receiver=row.receiver,
             key=row.key,
             event_id=row.event_id,
             attempts=attempts,
-            error=error,
+            error=outcome.error,
         )
         wait = self._settings.retry.delay_seconds(attempts, self._random)
         wait = max(wait, outcome.retry_after_seconds or 0.0)
         # Nothing to wait for after the last attempt: once it is saved, the row is buried.
         is_last = attempts >= self._settings.max_attempts
-        self._park(line, row, error, attempts, 0.0 if is_last else wait)
+        self._park(line, row, outcome.error, attempts, 0.0 if is_last else wait)
 
     def _park(
         self, line: Line, row: QueuedRow, error: str, attempts: int, wait_seconds: float
@@ -242,9 +245,11 @@ class Sending:
         self._lines.buckets[row.bucket].unsettled -= 1
         if current:
             self._parking.set_aside(
-                row, error=outcome.error[:ERROR_CHARACTERS], wait_seconds=wait_seconds,
+                row,
+                error=outcome.error,
+                wait_seconds=wait_seconds,
                 failed_at=datetime.now(UTC),
-            )  # fmt: skip
+            )
 
     def probe_circuits(self) -> None:
         """Start the probes that are due."""

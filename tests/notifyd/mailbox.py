@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Mapping
 from email import message_from_bytes
 from email.message import EmailMessage
 from email.policy import default
@@ -16,6 +17,7 @@ from tests.support.processes import free_port, wait_until
 
 TLS = Path(__file__).parent / "tls"
 CERTIFICATE = TLS / "certificate.pem"
+ACCEPTED = "250 OK"
 USERNAME, PASSWORD = "desk", "p@ss/слово"
 
 
@@ -59,12 +61,16 @@ class _Controller(Controller):
 class Mailbox:
     """Listens on a free loopback port while it is entered; keeps all mails it accepted.
 
-    `answers` maps a command (MAIL, RCPT, DATA) to the answer that it gives instead of accepting.
-    It takes `seconds` over a mail.
+    `answers` maps a command (MAIL, RCPT, DATA) to the answer that it gives instead of accepting,
+    in bytes where it is no ASCII. It takes `seconds` over a mail.
     """
 
     def __init__(
-        self, *, secure: bool = True, answers: dict[str, str] | None = None, seconds: float = 0.0
+        self,
+        *,
+        secure: bool = True,
+        answers: Mapping[str, str | bytes] | None = None,
+        seconds: float = 0.0,
     ) -> None:
         self.mails: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
@@ -83,24 +89,24 @@ class Mailbox:
 
     async def handle_MAIL(  # noqa: N802 - aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
+    ) -> str | bytes:
         envelope.mail_from = address
-        return self.answers.get("MAIL", "250 OK")
+        return self.answers.get("MAIL", ACCEPTED)
 
     async def handle_RCPT(  # noqa: N802 - aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope, address: str, options: list[str]
-    ) -> str:
-        answer = self.answers.get(f"RCPT {address}", self.answers.get("RCPT", "250 OK"))
-        if answer.startswith("250"):
+    ) -> str | bytes:
+        answer = self.answers.get(f"RCPT {address}", self.answers.get("RCPT", ACCEPTED))
+        if answer == ACCEPTED:
             envelope.rcpt_tos.append(address)
         return answer
 
     async def handle_DATA(  # noqa: N802 - aiosmtpd's name
         self, server: SMTP, session: Session, envelope: Envelope
-    ) -> str:
+    ) -> str | bytes:
         await asyncio.sleep(self.seconds)
-        answer = self.answers.get("DATA", "250 OK")
-        if answer.startswith("250"):
+        answer = self.answers.get("DATA", ACCEPTED)
+        if answer == ACCEPTED:
             content = cast(bytes, envelope.original_content)
             self.mails.append(message_from_bytes(content, policy=default))
             self.recipients.append(list(envelope.rcpt_tos))

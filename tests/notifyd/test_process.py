@@ -195,6 +195,34 @@ def test_mails_that_wait_for_their_turn_are_not_held_against_a_slow_server(
     assert "row_rejected" not in daemon.log.read_text()
 
 
+def test_mail_server_that_answers_in_latin_1_stops_nobody(
+    start_daemon: StartDaemon, database_url: str, kafka_brokers: str, unique_name: str
+) -> None:
+    answers = {"RCPT": b"550 Empf\xe4nger gesperrt"}
+    with Mailbox(secure=False, answers=answers) as mailbox, Receiver() as receiver:
+        settings = environment(
+            database_url,
+            kafka_brokers,
+            unique_name,
+            NOTIFYD_SMTP_URL=f"smtp+insecure://127.0.0.1:{mailbox.port}",
+            NOTIFYD_SMTP_FROM="desk@example.org",
+            NOTIFYD_SMTP_TO="anna@example.org",
+            NOTIFYD_RETRY_BASE="60s",
+            NOTIFYD_RETRY_CAP="60s",
+            **with_webhook(receiver),
+        )
+        daemon = start_daemon("notifyd", settings).wait_ready()
+        produce(kafka_brokers, unique_name, [event(uuid4())])
+        query = "SELECT key LIKE 'smtp/%', error FROM delivery_parked"
+        parked = wait_until(lambda: fetch(database_url, query), 20, "parked mail")
+        # Another key, and the same receiver.
+        produce(kafka_brokers, unique_name, [event(uuid4()) for _ in range(5)])
+        wait_until(lambda: len(receiver.requests) >= 6, 20, "6 webhooks")
+        wait_until(lambda: len(fetch(database_url, query)) == 6, 20, "6 parked mails")
+        assert daemon.terminate() == 0
+    assert parked == [(True, r"SMTPRecipientsRefused: 550 Empf\xe4nger gesperrt")]
+
+
 def test_unmigrated_database_is_waited_for(
     start_daemon: StartDaemon, empty_database_url: str, kafka_brokers: str, unique_name: str
 ) -> None:

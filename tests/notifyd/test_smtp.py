@@ -234,6 +234,15 @@ def test_refused_mail_is_rejected(answers: dict[str, str], code: int) -> None:
     assert "@" not in outcome.error
 
 
+@pytest.mark.parametrize("command", ["MAIL", "RCPT", "DATA"])
+def test_answer_that_is_no_utf_8_stays_readable(command: str) -> None:
+    """The library hands it out with lone surrogates, which no table and no letter takes."""
+    with Mailbox(answers={command: b"550 Empf\xe4nger gesperrt"}) as mailbox:
+        outcome = deliver(server_at(mailbox.port))
+    assert isinstance(outcome, Rejected)
+    assert outcome.error.endswith(r": 550 Empf\xe4nger gesperrt")
+
+
 def test_closing_server_is_unreachable() -> None:
     with Mailbox(answers={"DATA": "421 4.3.2 shutting down"}) as mailbox:
         outcome = deliver(server_at(mailbox.port))

@@ -217,6 +217,26 @@ async def test_row_of_a_receiver_set_aside_is_sent_again_after_its_bucket_change
         )
 
 
+async def test_error_text_that_no_table_takes_stops_nothing(database_url: str) -> None:
+    """PostgreSQL has neither NUL nor lone surrogates, and anything may be in an error."""
+    refused, others = tickets(2), tickets(10)
+    fill(database_url, refused, 1)
+    errors = iter(["Refused: a\x00b", "Refused: Empf\udce4nger \ud800"] * 20)
+    receiver = Receiver(
+        answer=lambda row: (
+            Rejected(error=next(errors)) if row.aggregate_id in refused else Acknowledged()
+        )
+    )
+    async with working(database_url, OUTBOX, receiver):
+        await until(lambda: len(receiver.buried) == 2, "two rows given up")
+        fill(database_url, others, 1)
+        await until(receiver.has_taken(10), "the rows of others")
+        await until(lambda: count(database_url, "SELECT count(*) FROM outbox") == 0, "empty table")
+    with psycopg.connect(database_url) as connection:
+        found = connection.execute("SELECT error FROM outbox_dead").fetchall()
+    assert {error for (error,) in found} <= {r"Refused: a\x00b", r"Refused: Empf\xe4nger \ud800"}
+
+
 async def test_database_that_is_away_from_the_start_is_told() -> None:
     url = "postgresql://u:p@127.0.0.1:1/db"
     async with working(url, OUTBOX, Receiver(), connect_seconds=2.0) as worker:
