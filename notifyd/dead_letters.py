@@ -52,15 +52,26 @@ class DeadLetterProducer:
             logger=logging.getLogger("kafka"),
         )
 
-    async def publish(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        """Returns when the brokers have it. Raises BuryError when that is not possible now."""
-        # A thread, because librdkafka hands acknowledgements out only to a blocking call.
-        await asyncio.to_thread(self._publish, key, value, headers)
+    async def publish(
+        self, key: bytes | None, value: bytes | None, headers: Headers, own: Headers | None = None
+    ) -> None:
+        """Returns when the brokers have it. Raises BuryError when that is not possible now.
 
-    def _publish(self, key: bytes | None, value: bytes | None, headers: Headers) -> None:
-        error = self._attempt(key, value, headers)
-        if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
-            error = self._attempt(key, None, [*headers, ("dlq_value_omitted", VALUE_OMITTED)])
+        What is too large goes without its value, and if need be without its key and its `own`
+        headers, which are of any size.
+        """
+        # A thread, because librdkafka hands acknowledgements out only to a blocking call.
+        await asyncio.to_thread(self._publish, key, value, headers, own or [])
+
+    def _publish(
+        self, key: bytes | None, value: bytes | None, headers: Headers, own: Headers
+    ) -> None:
+        omitted: Headers = [*headers, ("dlq_value_omitted", VALUE_OMITTED)]
+        error = self._attempt(key, value, [*own, *headers])
+        if _is_too_large(error):
+            error = self._attempt(key, None, [*own, *omitted])
+        if _is_too_large(error):
+            error = self._attempt(None, None, omitted)
         if error is not None:
             raise BuryError(f"Kafka topic {self._topic}: {error.name()}: {error.str()}")
 
@@ -97,13 +108,12 @@ class DeadLetters:
         """Raises BuryError."""
         key, timestamp_ms, own = record.rest()
         headers: Headers = [
-            *own,
             *_origin(record.topic, record.partition, record.offset, timestamp_ms),
             ("dlq_attempts", b"1"),
             ("dlq_first_failed_at", rfc3339(failed_at).encode()),
             *_error(f"{type(error).__name__}: {error}"),
         ]
-        await self._producer.publish(key, record.value, headers)
+        await self._producer.publish(key, record.value, headers, list(own))
 
     async def bury_delivery(self, row: QueuedRow, failure: Failure) -> None:
         """Raises BuryError."""
@@ -121,6 +131,10 @@ class DeadLetters:
         if found.get("traceparent"):
             headers.append(("traceparent", str(found["traceparent"]).encode()))
         await self._producer.publish(str(row.aggregate_id).encode(), row.payload, headers)
+
+
+def _is_too_large(error: KafkaError | None) -> bool:
+    return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE
 
 
 def _origin(topic: object, partition: object, offset: object, timestamp: object) -> Headers:

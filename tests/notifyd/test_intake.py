@@ -259,6 +259,24 @@ def test_record_too_large_for_the_topic_leaves_its_place_behind(
     assert (found["dlq_original_partition"], found["dlq_original_offset"]) == ("1", "5")
 
 
+@pytest.mark.parametrize(
+    ("key", "headers"), [(b"k" * 1_200_000, []), (b"k", [("h", b"x" * 1_200_000)])]
+)
+def test_record_whose_key_or_headers_are_too_large_leaves_its_place_behind(
+    kafka_brokers: str, unique_name: str, key: bytes, headers: list[tuple[str, bytes | None]]
+) -> None:
+    rest = Rest(key=key, timestamp_ms=-1, headers=headers)
+    huge = Record(unique_name, 1, 5, b"not JSON", lambda: rest)
+
+    async def act(dead_letters: DeadLetters) -> None:
+        await dead_letters.bury_record(huge, MalformedEventError("not JSON"), MOMENT)
+
+    found = bury(kafka_brokers, unique_name, act)
+    assert (found["key"], found["value"]) == (None, None)
+    assert "too large" in found["dlq_value_omitted"]
+    assert (found["dlq_original_partition"], found["dlq_original_offset"]) == ("1", "5")
+
+
 def test_dead_letter_is_not_buried_while_kafka_is_away(own_kafka: Kafka, unique_name: str) -> None:
     failure = Failure(error="HTTPStatus: 500", attempts=1, first_failed_at=MOMENT)
 
