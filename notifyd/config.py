@@ -1,6 +1,5 @@
 """notifyd's settings, read once from environment variables."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,6 +10,7 @@ from notifyd.notifications import EVERY_EVENT, Subscription
 from notifyd.receivers import MailSettings, WebhookSettings, entries, read_mail, read_webhooks
 from servicedesk.backoff import Backoff
 from servicedesk.environment import Address, Environment, SettingError
+from servicedesk.event import EVENT_TYPE
 from servicedesk.logs import LEVEL_NAMES
 from servicedesk.mending.letter import LetterTopic
 
@@ -21,7 +21,6 @@ DAY_SECONDS = 86_400.0
 LEASE_SHARE = 0.4
 
 BROKERS = "localhost:9092"
-EVENT_TYPE = re.compile(r"\*|[A-Za-z0-9_.-]{1,100}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,7 +208,9 @@ def _subscriptions(
 
 def _event_types(env: Environment, name: str) -> tuple[str, ...]:
     types = entries(env.text(name, EVERY_EVENT))
-    wrong = next((each for each in types if not EVENT_TYPE.fullmatch(each)), None)
+    wrong = next(
+        (each for each in types if each != EVERY_EVENT and not EVENT_TYPE.fullmatch(each)), None
+    )
     if wrong is not None:
         raise SettingError(
             name, f"has {wrong!r}; it takes event types such as ticket.created,ticket.closed, or *"

@@ -3,7 +3,7 @@
 import orjson
 
 from servicedesk.bucket import bucket_of
-from servicedesk.correlation import sane_request_id, sane_traceparent
+from servicedesk.correlation import sane_traceparent
 from servicedesk.event import Event, MalformedEventError, parse_envelope
 from servicedesk.mending.letter import (
     CONTRADICTS,
@@ -52,7 +52,7 @@ def _delivery(record: FoundRecord, event: Event, receiver: str, key: str) -> Que
         "offset": _number(record, "offset"),
         "timestamp": _number(record, "timestamp"),
         "traceparent": event.traceparent,
-        "request_id": sane_request_id(event.request_id) if event.request_id else None,
+        "request_id": event.request_id,
     }
     failed_at = told_moment(record.told.get("dlq_first_failed_at", ""))
     return QueuedRow(

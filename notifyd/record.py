@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import orjson
 
-from servicedesk.correlation import sane_request_id, sane_traceparent
+from servicedesk.correlation import sane_traceparent
 from servicedesk.event import check_envelope
 
 TRACEPARENT_HEADER = "traceparent"
@@ -56,11 +56,10 @@ def read_arrival(record: Record) -> Arrival:
 
 
 def delivery_headers(arrival: Arrival) -> bytes:
-    """The JSON of the headers of the event's deliveries. A malformed trace context or request id
-    is left out and costs no event."""
+    """The JSON of the headers of the event's deliveries. A malformed trace context is left out and
+    costs no event."""
     topic, partition, offset, _, rest = arrival.record
     _, timestamp_ms, headers = rest()
-    request_id = arrival.request_id
     return orjson.dumps(
         {
             "topic": topic,
@@ -68,7 +67,7 @@ def delivery_headers(arrival: Arrival) -> bytes:
             "offset": offset,
             "timestamp": timestamp_ms,
             "traceparent": _traceparent(headers),
-            "request_id": sane_request_id(request_id) if request_id is not None else None,
+            "request_id": arrival.request_id,
         }
     )
 

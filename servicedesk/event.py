@@ -11,11 +11,15 @@ from uuid import UUID
 
 import orjson
 
+from servicedesk.correlation import sane_request_id
+
 AGGREGATE = "ticket"
 SOURCE = "/servicedesk-lite/tickets"
 CONTENT_TYPE = "application/json"
 # RFC 9562, 4: UUID() alone would also take braces, underscores and no dashes at all.
 CANONICAL_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+# What a setting may name. Bounded, because types become labels of metrics and headers of letters.
+EVENT_TYPE = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 # RFC 3339, 5.6; digits beyond the microseconds are cut off.
 RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -42,7 +46,7 @@ class Event:
 
 class Facts(NamedTuple):
     """What is needed of an event to pass its envelope on as it came. The ids are texts in lower
-    case, because a notifyd reads 30,000 a second."""
+    case, because a notifyd reads 30,000 a second. A malformed request id is left out."""
 
     event_id: str
     event_type: str
@@ -135,11 +139,18 @@ def _facts(body: dict[str, Any]) -> Facts:
     request_id = body.get("request_id")
     return Facts(
         _uuid(body, "event_id"),
-        _text(body, "event_type"),
+        _event_type(body),
         _uuid(body, "aggregate_id"),
         _sequence(body),
-        request_id if isinstance(request_id, str) else None,
+        sane_request_id(request_id) if isinstance(request_id, str) else None,
     )
+
+
+def _event_type(body: dict[str, Any]) -> str:
+    value = _text(body, "event_type")
+    if not EVENT_TYPE.fullmatch(value):
+        raise MalformedEventError("event_type is not 1 to 100 letters, digits, dots, _ and -")
+    return value
 
 
 def _text(body: dict[str, Any], name: str) -> str:

@@ -16,8 +16,9 @@ class LogChannel:
         self._log = log
 
     async def deliver(self, row: QueuedRow) -> Outcome:
-        envelope = orjson.loads(row.payload)
-        ticket = envelope["payload"]
+        ticket = orjson.loads(row.payload)["payload"]
+        # Checked when they were queued, other than what the envelope holds.
+        correlation = orjson.loads(row.headers)
         self._log.info(
             "notification",
             event_id=row.event_id,
@@ -26,8 +27,8 @@ class LogChannel:
             sequence=row.sequence,
             title=single_line(str(ticket.get("title", ""))),
             status=ticket.get("status"),
-            request_id=envelope.get("request_id"),
-            traceparent=orjson.loads(row.headers).get("traceparent"),
+            request_id=correlation.get("request_id"),
+            traceparent=correlation.get("traceparent"),
         )
         return Acknowledged()
 

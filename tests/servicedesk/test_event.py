@@ -66,6 +66,17 @@ def test_absent_request_id_and_trace_stay_absent() -> None:
     assert "traceparent" not in dict(kafka_headers(event))
 
 
+@pytest.mark.parametrize("event_type", ["a", "t" * 100, "Ticket.status-changed_2"])
+def test_event_types_that_a_setting_may_name_are_read(event_type: str) -> None:
+    assert parse_envelope(changed(event_type=event_type), None).event_type == event_type
+
+
+@pytest.mark.parametrize("request_id", ["r" * 129, "", "two words", "a\x00b", "я", 7, ["r"]])
+def test_request_id_that_is_none_is_left_out_and_costs_no_event(request_id: object) -> None:
+    """As long as it likes, it would go into tables, log lines and headers."""
+    assert parse_envelope(changed(request_id=request_id), None).request_id is None
+
+
 def test_unknown_members_are_ignored() -> None:
     assert parse_envelope(changed(tenant="acme"), TRACEPARENT) == EVENT
 
@@ -127,6 +138,11 @@ NOT_EVENTS: list[tuple[bytes | None, str]] = [
     (changed(event_id="0_9a8f6e-53c4-7d11-9c1e-5f0a4b7f2d10"), "event_id"),
     (changed(event_type=""), "event_type"),
     (changed(event_type="ticket\x00created"), "event_type"),
+    (changed(event_type="ticket created"), "event_type"),
+    (changed(event_type="ticket.создан"), "event_type"),
+    (changed(event_type="ticket.created\n"), "event_type"),
+    (changed(event_type="t" * 101), "event_type"),
+    (changed(event_type=["ticket.created"]), "event_type"),
     (changed(occurred_at="yesterday"), "occurred_at"),
     (changed(occurred_at="2026-01-15"), "occurred_at"),
     (changed(occurred_at="2026-01-15T08:00:00"), "occurred_at"),
