@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
-from functools import partial
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
@@ -20,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
 from notifyd.metrics import IngestMetrics
 from notifyd.partitions import Partitions
-from notifyd.record import Record, Rest
+from notifyd.record import MessageRest, Record
 from servicedesk.logs import Log
 
 OK = "ok"
@@ -273,17 +272,7 @@ def _record(message: Message) -> Record:
         _number(message.partition()),
         _number(message.offset()),
         message.value(),
-        partial(_rest, message),
-    )
-
-
-def _rest(message: Message) -> Rest:
-    headers = message.headers() or []
-    pairs = headers.items() if isinstance(headers, dict) else headers
-    return Rest(
-        key=message.key(),
-        timestamp_ms=message.timestamp()[1],
-        headers=[(n, v.encode() if isinstance(v, str) else v) for n, v in pairs],
+        MessageRest(message),
     )
 
 

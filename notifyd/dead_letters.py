@@ -106,7 +106,7 @@ class DeadLetters:
         self, record: Record, error: MalformedEventError, failed_at: datetime
     ) -> None:
         """Raises BuryError."""
-        key, timestamp_ms, own = record.rest()
+        key, timestamp_ms, own, _ = record.rest()
         headers: Headers = [
             *_origin(record.topic, record.partition, record.offset, timestamp_ms),
             ("dlq_attempts", b"1"),

@@ -4,20 +4,45 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import orjson
+from confluent_kafka import Message
 
 from servicedesk.correlation import sane_traceparent
-from servicedesk.event import check_envelope
+from servicedesk.event import MalformedEventError, check_envelope
+from servicedesk.headers import UnreadableHeadersError, read_headers
 
 TRACEPARENT_HEADER = "traceparent"
 
 
 class Rest(NamedTuple):
     """Of a record, what few are asked for. `timestamp_ms` is milliseconds since 1970, -1 when the
-    broker has none."""
+    broker has none. `fault` tells why the headers cannot be read, and are none."""
 
     key: bytes | None
     timestamp_ms: int
     headers: Sequence[tuple[str, bytes | None]]
+    fault: str = ""
+
+
+class MessageRest:
+    """The rest of a message, read once, however often it is asked for: see `read_headers`."""
+
+    __slots__ = ("_found", "_message")
+
+    def __init__(self, message: Message) -> None:
+        self._message = message
+        self._found: Rest | None = None
+
+    def __call__(self) -> Rest:
+        if self._found is None:
+            self._found = self._read()
+        return self._found
+
+    def _read(self) -> Rest:
+        key, timestamp_ms = self._message.key(), self._message.timestamp()[1]
+        try:
+            return Rest(key, timestamp_ms, read_headers(self._message))
+        except UnreadableHeadersError as error:
+            return Rest(key, timestamp_ms, [], str(error))
 
 
 class Record(NamedTuple):
@@ -55,11 +80,17 @@ def read_arrival(record: Record) -> Arrival:
     )
 
 
+def check_headers(record: Record) -> None:
+    """Raises MalformedEventError when they cannot be read."""
+    if fault := record.rest().fault:
+        raise MalformedEventError(fault)
+
+
 def delivery_headers(arrival: Arrival) -> bytes:
     """The JSON of the headers of the event's deliveries. A malformed trace context is left out and
     costs no event."""
     topic, partition, offset, _, rest = arrival.record
-    _, timestamp_ms, headers = rest()
+    _, timestamp_ms, headers, _ = rest()
     return orjson.dumps(
         {
             "topic": topic,

@@ -131,6 +131,10 @@ class InboxStore:
             )
             return cursor.rowcount
 
+    def wants(self, event_type: str) -> bool:
+        """Whether deliveries of such an event are queued."""
+        return bool(self._subscriptions.receivers_of(event_type))
+
     def pack(self, arrivals: Sequence[Arrival]) -> Packed:
         """For `ingest`; on any thread."""
         unique: dict[bytes, Arrival] = {}

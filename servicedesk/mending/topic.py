@@ -13,6 +13,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from servicedesk.headers import UnreadableHeadersError, read_headers
 from servicedesk.mending.letter import FoundRecord, LetterTopic, found_record
 
 ANSWER_SECONDS = 5.0
@@ -132,7 +133,10 @@ class TopicReading:
 
 
 def _record(message: Message) -> FoundRecord:
-    headers = message.headers() or []
+    try:
+        headers = read_headers(message)
+    except UnreadableHeadersError:
+        headers = []  # as of a record that is no letter, which this one is not
     return found_record(
         topic=message.topic() or "",
         partition=message.partition() or 0,
@@ -140,5 +144,5 @@ def _record(message: Message) -> FoundRecord:
         timestamp_ms=message.timestamp()[1],
         key=message.key(),
         value=message.value(),
-        headers=list(headers.items() if isinstance(headers, dict) else headers),
+        headers=headers,
     )

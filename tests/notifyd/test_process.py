@@ -27,6 +27,7 @@ from tests.notifyd.samples import (
     read_topic,
 )
 from tests.support.processes import PROJECT, Daemon, http_status, wait_until
+from tests.support.raw_records import produce_raw
 
 StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
 
@@ -221,6 +222,30 @@ def test_mail_server_that_answers_in_latin_1_stops_nobody(
         wait_until(lambda: len(fetch(database_url, query)) == 6, 20, "6 parked mails")
         assert daemon.terminate() == 0
     assert parked == [(True, r"SMTPRecipientsRefused: 550 Empf\xe4nger gesperrt")]
+
+
+def test_record_whose_header_name_is_no_utf_8_is_a_dead_letter_and_stops_nobody(
+    start_daemon: StartDaemon, database_url: str, kafka_brokers: str, unique_name: str
+) -> None:
+    """The library cannot make a text of it: neither of an event's, nor of what is none."""
+    odd, sound = event(uuid4()), event(uuid4())
+    headers = [(b"traceparent", TRACEPARENT.encode()), (b"na\xefve", b"x")]
+    for value in (envelope(odd), b"garbage"):
+        produce_raw(kafka_brokers, unique_name, b"key", value, headers)
+    produce(kafka_brokers, unique_name, [sound])
+    with Receiver() as receiver:
+        settings = environment(database_url, kafka_brokers, unique_name, **with_webhook(receiver))
+        daemon = start_daemon("notifyd", settings).wait_ready()
+        wait_until(lambda: receiver.requests, 20, "webhook")
+        dead = read_topic(kafka_brokers, f"{unique_name}.dlq", f"{unique_name}-dlq", 2)
+        assert daemon.terminate() == 0
+    assert [request.headers["webhook-id"] for request in receiver.requests] == [str(sound.event_id)]
+    found = {message.value(): headers_of(message) for message in dead}
+    assert found.keys() == {envelope(odd), b"garbage"}
+    assert found[envelope(odd)]["dlq_error_message"].startswith("headers cannot be read: Unicode")
+    assert "traceparent" not in found[envelope(odd)]
+    assert found[b"garbage"]["dlq_error_message"].startswith("not JSON")
+    assert [message.key() for message in dead] == [b"key", b"key"]
 
 
 def test_unmigrated_database_is_waited_for(

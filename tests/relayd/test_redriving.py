@@ -21,6 +21,7 @@ from servicedesk.queue.row import QueuedRow
 from tests.relayd.letters import FIRST_FAILED, failure, keep_dead, publish_letters
 from tests.relayd.rows import REQUEST_ID, TRACEPARENT, insert_row, outbox_row
 from tests.support.processes import PROJECT, free_port
+from tests.support.raw_records import produce_raw
 
 Connection = psycopg.Connection[tuple[object, ...]]
 LARGE = '{"description":"' + "x" * 2_000_000 + '"}'
@@ -325,6 +326,22 @@ def test_reading_ends_where_the_topic_ended_when_it_began(desk: Desk) -> None:
     found = [record.told["dlq_event_id"] for batch in batches for record in batch]
     assert sorted(found) == sorted(str(row.event_id) for row in rows)
     assert max(map(len, batches)) <= 10
+
+
+def test_letter_with_a_header_name_that_is_no_utf_8_is_passed_over(desk: Desk) -> None:
+    odd = [(b"dlq_original_topic", b"t"), (b"na\xefve", b"x")]
+    produce_raw(desk.brokers, f"{desk.name}.dlq", b"key", b"value", odd)
+    row = outbox_row()
+    desk.letters(row)
+    source = LetterTopic(
+        brokers=desk.brokers, client_id="test", topic=f"{desk.name}.dlq", read=read_dead_letter
+    )
+    with TopicReading(source) as reading:
+        found = [record for batch in reading.batches(10) for record in batch]
+    assert sorted(record.told.get("dlq_event_id", "") for record in found) == ["", row.event_id]
+    [unread] = [record for record in found if not record.told]
+    assert (unread.key, unread.value) == (b"key", b"value")
+    assert read_dead_letter(unread) is None
 
 
 @pytest.mark.kafka
