@@ -8,7 +8,7 @@ stays as it is. What a rebalance hands to two consumers is sorted out by the inb
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
 from dataclasses import dataclass
@@ -69,7 +69,7 @@ class TopicConsumer(Generic[Prepared]):
         self._kafka = "not connected yet"
         # Everything below belongs to the consumer's thread.
         self._partitions = Partitions(topic=settings.topic, metrics=metrics, log=log)
-        self._carried: list[Message] = []
+        self._carried: list[Record] = []
         self._next: tuple[list[Record], Prepared] | None = None
         self._watched_at = 0.0
 
@@ -160,7 +160,7 @@ class TopicConsumer(Generic[Prepared]):
         )
         return consumer
 
-    def _gather(self, consumer: Consumer, seconds: float) -> list[Message]:
+    def _gather(self, consumer: Consumer, seconds: float) -> list[Record]:
         """The first record that comes in time, and all that have come with it, up to a batch."""
         carried, self._carried = self._carried, []
         found = carried or self._sound([consumer.poll(seconds)])
@@ -169,21 +169,21 @@ class TopicConsumer(Generic[Prepared]):
             found += self._sound(consumer.consume(room, timeout=0))
         return found
 
-    def _sound(self, messages: Iterable[Message | None]) -> list[Message]:
+    def _sound(self, messages: Iterable[Message | None]) -> list[Record]:
+        """Of one poll, right after it: the next one may end an assignment, and librdkafka drops
+        what is left of one that has ended."""
         found = []
+        owned = self._partitions.owned
         for message in messages:
             error = message.error() if message is not None else None
             if error is not None:
                 self._note_error(error)
             elif message is not None:
-                found.append(message)
+                found.append(_record(message, owned))
         return found
 
-    def _read(self, messages: list[Message]) -> tuple[list[Record], Prepared] | None:
-        if not messages:
-            return None
-        records = [_record(message) for message in messages]
-        return records, self._prepare(records)
+    def _read(self, records: list[Record]) -> tuple[list[Record], Prepared] | None:
+        return (records, self._prepare(records)) if records else None
 
     def _taken_in(
         self,
@@ -266,13 +266,15 @@ class TopicConsumer(Generic[Prepared]):
         self._log.write(level, "kafka_error", {"error": error.name(), "reason": error.str()})
 
 
-def _record(message: Message) -> Record:
+def _record(message: Message, owned: Mapping[int, int]) -> Record:
+    partition = _number(message.partition())
     return Record(
         message.topic() or "",
-        _number(message.partition()),
+        partition,
         _number(message.offset()),
         message.value(),
         MessageRest(message),
+        owned.get(partition, 0),
     )
 
 

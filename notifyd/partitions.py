@@ -30,7 +30,9 @@ class Partitions:
         self._topic = topic
         self._metrics = metrics
         self._log = log
-        self.owned: set[int] = set()
+        # The number of its assignment, by partition: one that left and came back has another.
+        self.owned: dict[int, int] = {}
+        self._assignments = 0
         # Commits whose answer has not come yet.
         self.committing = 0
         # For each partition the next offset to read, below which everything is taken in, and the
@@ -41,9 +43,14 @@ class Partitions:
 
     def taken_in(self, records: Iterable[Record]) -> None:
         """The records are in the database, or dead letters, for good. They come in order of their
-        offsets; where these go back, the topic has been made anew, and counts from the start."""
+        offsets; where these go back, the topic has been made anew, and counts from the start.
+
+        Those of an assignment that has ended meanwhile are passed over: another owner may have
+        come further since.
+        """
         for record in records:
-            self._next[record.partition] = record.offset + 1
+            if self.owned.get(record.partition) == record.assignment:
+                self._next[record.partition] = record.offset + 1
 
     @property
     def is_committed(self) -> bool:
@@ -79,8 +86,8 @@ class Partitions:
 
         Blocks for two or three answers, each `ANSWER_SECONDS` at most; none while Kafka is away.
         """
-        ends = self._marks(consumer, self.owned, OFFSET_END) if reachable else {}
-        unknown = self.owned - self._next.keys()
+        ends = self._marks(consumer, self.owned.keys(), OFFSET_END) if reachable else {}
+        unknown = self.owned.keys() - self._next.keys()
         starts = self._starts(consumer, unknown) if reachable and unknown else {}
         for partition in self.owned:
             end, start = ends.get(partition), self._next.get(partition, starts.get(partition))
@@ -118,7 +125,11 @@ class Partitions:
         }
 
     def on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self.owned.update(each.partition for each in partitions)
+        self._assignments += 1
+        for each in partitions:
+            self.owned[each.partition] = self._assignments
+            self._next.pop(each.partition, None)
+            self._sent.pop(each.partition, None)
         self._show("partitions_assigned", partitions)
 
     def on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
@@ -135,7 +146,7 @@ class Partitions:
         # librdkafka keeps a pause for the partition's return, and nobody would end it then.
         consumer.resume(partitions)
         for each in partitions:
-            self.owned.discard(each.partition)
+            self.owned.pop(each.partition, None)
             self._next.pop(each.partition, None)
             self._sent.pop(each.partition, None)
             self._metrics.lag.remove(str(each.partition))

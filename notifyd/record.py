@@ -46,13 +46,15 @@ class MessageRest:
 
 
 class Record(NamedTuple):
-    """One Kafka record; `rest` reads the rest of it."""
+    """One Kafka record; `rest` reads the rest of it. `assignment` is the one of its partition that
+    it came in, as `Partitions` numbers them."""
 
     topic: str
     partition: int
     offset: int
     value: bytes | None
     rest: Callable[[], Rest]
+    assignment: int = 0
 
 
 class Arrival(NamedTuple):
@@ -89,7 +91,7 @@ def check_headers(record: Record) -> None:
 def delivery_headers(arrival: Arrival) -> bytes:
     """The JSON of the headers of the event's deliveries. A malformed trace context is left out and
     costs no event."""
-    topic, partition, offset, _, rest = arrival.record
+    topic, partition, offset, _, rest, _ = arrival.record
     _, timestamp_ms, headers, _ = rest()
     return orjson.dumps(
         {
