@@ -40,6 +40,8 @@ ANSWER_CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
+# The tests that run schemathesis take long on a busy machine.
+pytestmark = pytest.mark.timeout(300)
 HITS = 'ticketd_cache_reads_total{outcome="hit"}'
 
 
@@ -95,7 +97,7 @@ def run_schemathesis(url: str, directory: Path, *options: str) -> subprocess.Com
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=250,
         check=False,
     )
 
