@@ -1,15 +1,29 @@
 """What still works while PostgreSQL, Kafka or a receiver is away, and how it shows: the lines of
 docs/degraded.md on what all three daemons stand on."""
 
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from math import isnan
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from deploy.local.kafka import Kafka
 from deploy.local.postgres import Postgres
-from tests.pipeline.pipeline import Pipeline
-from tests.support.processes import Daemon, http_status, wait_until
+from tests.pipeline.pipeline import PATIENT, Pipeline
+from tests.pipeline.signs import (
+    lags,
+    redrive,
+    sample,
+    told,
+    wait_check,
+    wait_sample,
+)
+from tests.support.processes import free_port, http_status, wait_until
 from tests.support.webhooks import WebhookReceiver
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(120)]
@@ -17,41 +31,48 @@ pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(120)]
 TICKET = {"title": "Сломался принтер 🖨", "requester": "анна@example.org"}
 
 DELIVERIES = "SELECT count(*) FROM delivery"
-
-
-def wait_check(daemon: Daemon, check: str, begins: str) -> None:
-    wait_until(
-        lambda: daemon.checks().get(check, "").startswith(begins),
-        30,
-        lambda: f"{check} {begins!r} in {daemon.module}, which says {daemon.checks()}",
-    )
+OLDEST = "outbox_oldest_pending_seconds"
+REJECTED = 'delivery_rejected_total{receiver="webhook:sink"}'
 
 
 def test_without_postgresql_ticketd_refuses_and_all_three_say_so(
     own_postgres: Postgres, kafka_brokers: str, unique_name: str, tmp_path: Path
 ) -> None:
+    is_asked, is_away = threading.Event(), threading.Event()
+
+    def answer_late(envelope: dict[str, Any]) -> int:
+        is_asked.set()
+        return 200 if is_away.wait(60) else 500
+
     with (
-        WebhookReceiver() as receiver,
+        WebhookReceiver(answer_late) as receiver,
         Pipeline(
             database_url=own_postgres.url(),
             kafka_brokers=kafka_brokers,
             name=unique_name,
             receivers={"sink": receiver},
             directory=tmp_path,
+            settings=PATIENT | {"TICKETD_REQUEST_TIMEOUT": "120s"},
         ) as pipeline,
     ):
         daemons = ticketd, relayd, notifyd = pipeline.start("ticketd", "relayd", "notifyd")
         created = httpx.post(f"{ticketd.url}/tickets", json=TICKET)
         path = created.headers["Location"]
+        assert is_asked.wait(30), "a webhook under way"
         own_postgres.stop()
+        is_away.set()
 
+        wait_until(receiver.has_taken(1), 30, "the webhook that was under way")
         wait_check(ticketd, "database", "unreachable")
-        wait_check(relayd, "database", "away: ")
-        wait_check(notifyd, "database", "away: ")
+        wait_sample(ticketd, "ticketd_database_state", 0)
+        for daemon in (relayd, notifyd):
+            # By then no connection is left of which nobody knows yet that it is lost.
+            wait_check(daemon, "database", "away: PoolTimeout")
         for answer in (
-            httpx.post(f"{ticketd.url}/tickets", json=TICKET),
-            httpx.get(f"{ticketd.url}{path}"),
-            httpx.get(f"{ticketd.url}/tickets"),
+            # None has the time that a request may take: they are refused at once.
+            httpx.post(f"{ticketd.url}/tickets", json=TICKET, timeout=30),
+            httpx.get(f"{ticketd.url}{path}", timeout=30),
+            httpx.get(f"{ticketd.url}/tickets", timeout=30),
         ):
             assert (answer.status_code, answer.json()["code"]) == (503, "database_unavailable")
             assert int(answer.headers["Retry-After"]) >= 1
@@ -59,15 +80,20 @@ def test_without_postgresql_ticketd_refuses_and_all_three_say_so(
         for daemon in daemons:
             assert http_status(f"{daemon.admin_url}/readyz") == 503
             assert http_status(f"{daemon.admin_url}/healthz") == 200
-        assert "ticketd_database_state 0.0" in ticketd.metrics()
 
         own_postgres.start()
         own_postgres.wait_ready()
         for daemon in daemons:
             wait_until(daemon.is_ready, 30, f"ready {daemon.module}")
         assert httpx.get(f"{ticketd.url}{path}").json()["title"] == TICKET["title"]
-        pipeline.wait_delivered("sink", 1, 30)
-        assert "ticketd_database_state 1.0" in ticketd.metrics()
+        httpx.post(f"{ticketd.url}/tickets", json=TICKET).raise_for_status()
+        pipeline.wait_delivered("sink", 2, 60)
+        wait_sample(ticketd, "ticketd_database_state", 1)
+        names = {event["event"] for event in ticketd.events()}
+        assert {"database_not_ready", "database_ready"} <= names
+        for daemon in (relayd, notifyd):
+            wait_until(lambda d=daemon: d.events("database_back"), 30, "database_back")
+            assert told(daemon, "database_") == ["database_away", "database_back"]
 
 
 def test_without_kafka_tickets_are_taken_and_deliveries_go_on(
@@ -81,6 +107,8 @@ def test_without_kafka_tickets_are_taken_and_deliveries_go_on(
             name=unique_name,
             receivers={"sink": receiver},
             directory=tmp_path,
+            # A group keeps its partitions for so long, and with them what it shows of each.
+            settings={"NOTIFYD_SESSION_TIMEOUT": "45s"},
         ) as pipeline,
     ):
         waits = {"wait": True}
@@ -99,49 +127,126 @@ def test_without_kafka_tickets_are_taken_and_deliveries_go_on(
         assert ticketd.is_ready()
         for daemon in (relayd, notifyd):
             wait_check(daemon, "database", "ok")
-        assert "outbox_circuit_open 1.0" in relayd.metrics()
+        wait_until(
+            lambda: lags(notifyd) and all(map(isnan, lags(notifyd))), 30, "lags that are NaN"
+        )
+        wait_sample(relayd, "outbox_circuit_open", 1)
         assert pipeline.count("SELECT count(*) FROM outbox") == 1
+        age = wait_until(lambda: sample(relayd, OLDEST), 30, "age of the oldest row")
+        wait_until(lambda: sample(relayd, OLDEST) >= age + 1, 30, "oldest row that grows older")
+        assert len(relayd.events("circuit_opened")) == 1
         for daemon in (relayd, notifyd):
             assert http_status(f"{daemon.admin_url}/healthz") == 200
 
         own_kafka.up()
         for daemon in (relayd, notifyd):
             wait_until(daemon.is_ready, 30, f"ready {daemon.module}")
-        pipeline.wait_delivered("sink", 2, 30)
-        assert "outbox_circuit_open 0.0" in relayd.metrics()
+        pipeline.wait_delivered("sink", 2, 60)
+        wait_sample(relayd, "outbox_circuit_open", 0)
+        wait_sample(relayd, OLDEST, 0)
+        wait_until(lambda: set(lags(notifyd)) == {0.0}, 30, "lags that are known and nothing")
 
 
+@contextmanager
+def refusing() -> Iterator[int]:
+    """A port that nobody listens at."""
+    yield free_port()
+
+
+@contextmanager
+def hanging() -> Iterator[int]:
+    """A port where connections are made and nothing is ever answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield int(server.getsockname()[1])
+
+
+@pytest.mark.parametrize("away", [refusing, hanging])
 def test_without_a_receiver_its_deliveries_wait_and_the_others_go_on(
-    database_url: str, kafka_brokers: str, unique_name: str, tmp_path: Path
+    database_url: str,
+    kafka_brokers: str,
+    unique_name: str,
+    tmp_path: Path,
+    away: Callable[[], AbstractContextManager[int]],
 ) -> None:
-    with WebhookReceiver() as gone:
-        pass
-    with (
-        WebhookReceiver() as fine,
-        Pipeline(
-            database_url=database_url,
-            kafka_brokers=kafka_brokers,
-            name=unique_name,
-            receivers={"fine": fine, "gone": gone},
-            directory=tmp_path,
-            # One attempt: an outage that counted as one would bury events.
-            settings={"NOTIFYD_MAX_ATTEMPTS": "1"},
-        ) as pipeline,
-    ):
+    with ExitStack() as stack:
+        outage = stack.enter_context(ExitStack())
+        port = outage.enter_context(away())
+        fine = stack.enter_context(WebhookReceiver())
+        pipeline = stack.enter_context(
+            Pipeline(
+                database_url=database_url,
+                kafka_brokers=kafka_brokers,
+                name=unique_name,
+                receivers={"fine": fine},
+                directory=tmp_path,
+                settings={
+                    "NOTIFYD_WEBHOOK_URL": f"fine={fine.url},gone=http://127.0.0.1:{port}/hook",
+                    # One attempt: an outage that counted as one would bury events.
+                    "NOTIFYD_MAX_ATTEMPTS": "1",
+                },
+            )
+        )
         ticketd, _, notifyd = pipeline.start("ticketd", "relayd", "notifyd")
         httpx.post(f"{ticketd.url}/tickets", json=TICKET).raise_for_status()
         pipeline.wait_delivered("fine", 1, 30)
         opened = 'delivery_circuit_open{receiver="webhook:gone"}'
-        wait_until(lambda: f"{opened} 1.0" in notifyd.metrics(), 30, "open circuit")
+        wait_sample(notifyd, opened, 1)
         # Its row goes only after the other receiver has answered.
-        wait_until(lambda: pipeline.count(DELIVERIES) == 1, 10, "one delivery left")
+        wait_until(lambda: pipeline.count(DELIVERIES) == 1, 30, "one delivery left")
         assert pipeline.count(DELIVERIES + " WHERE receiver = 'webhook:gone'") == 1
         # Nothing that another copy of notifyd would do better.
-        wait_until(notifyd.is_ready, 10, "ready notifyd")
+        wait_until(notifyd.is_ready, 30, "ready notifyd")
         assert len([e for e in notifyd.events("circuit_opened") if "gone" in e["receiver"]]) == 1
 
-        with WebhookReceiver(port=gone.port) as back:
-            wait_until(lambda: len(back.deliveries) == 1, 30, "delivery to the one that is back")
-            wait_until(lambda: f"{opened} 0.0" in notifyd.metrics(), 30, "closed circuit")
-            pipeline.wait_empty()
+        outage.close()
+        with WebhookReceiver(port=port) as back:
+            wait_until(back.has_taken(1), 60, "delivery to the one that is back")
+            wait_sample(notifyd, opened, 0)
+            pipeline.wait_empty(30)
+        assert pipeline.count("SELECT count(*) FROM delivery_dead") == 0
+
+
+def test_receiver_that_refuses_a_ticket_gets_it_once_it_is_well_again(
+    database_url: str, kafka_brokers: str, unique_name: str, tmp_path: Path
+) -> None:
+    refused: set[str] = set()
+    with (
+        WebhookReceiver(lambda event: 422 if event["aggregate_id"] in refused else 200) as receiver,
+        Pipeline(
+            database_url=database_url,
+            kafka_brokers=kafka_brokers,
+            name=unique_name,
+            receivers={"sink": receiver},
+            directory=tmp_path,
+            settings=PATIENT | {"NOTIFYD_MAX_ATTEMPTS": "1000", "NOTIFYD_RETRY_CAP": "1s"},
+        ) as pipeline,
+    ):
+        # Which one to refuse is known before anybody delivers it.
+        (ticketd,) = pipeline.start("ticketd")
+        created = httpx.post(f"{ticketd.url}/tickets", json=TICKET).raise_for_status()
+        refused.add(created.json()["id"])
+        _, notifyd = pipeline.start("relayd", "notifyd")
+        wait_until(lambda: receiver.refusals >= 3, 60, "attempts")
+        # Its other tickets go on.
+        httpx.post(f"{ticketd.url}/tickets", json=TICKET).raise_for_status()
+        pipeline.wait_delivered("sink", 1, 30)
+        wait_sample(notifyd, "delivery_parked_keys", 1)
+        wait_until(lambda: sample(notifyd, REJECTED) >= 3, 30, "rejections that are counted")
+        assert notifyd.is_ready()
+        assert sample(notifyd, 'delivery_circuit_open{receiver="webhook:sink"}') == 0
+        first, second = notifyd.events("row_rejected")[:2]
+        assert (first["receiver"], first["attempts"], second["attempts"]) == ("webhook:sink", 1, 2)
+
+        # More attempts than are allowed now.
+        assert notifyd.terminate(30) == 0
+        notifyd = pipeline.daemon("notifyd", {"NOTIFYD_MAX_ATTEMPTS": "2"}).wait_ready(30)
+        wait_sample(notifyd, 'delivery_dead_total{receiver="webhook:sink"}', 1)
+        [dead] = wait_until(lambda: notifyd.events("row_dead"), 30, "row_dead")
+        assert refused.pop() in dead["key"]
+        assert notifyd.is_ready()
+        wait_sample(notifyd, "delivery_parked_keys", 0)
+
+        assert redrive(pipeline) == "redriven: 1 of 1 dead rows\n"
+        pipeline.wait_delivered("sink", 2, 60)
+        pipeline.wait_empty(30)
         assert pipeline.count("SELECT count(*) FROM delivery_dead") == 0
