@@ -8,10 +8,11 @@ import pytest
 from confluent_kafka import Producer
 
 from tests.pipeline.pipeline import PATIENT, Pipeline
+from tests.pipeline.signs import redrive, wait_sample
 from tests.support.processes import wait_until
 from tests.support.webhooks import WebhookReceiver
 
-pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(240)]
 
 
 def test_poison_and_a_failing_receiver_hold_back_nobody_else(
@@ -34,7 +35,7 @@ def test_poison_and_a_failing_receiver_hold_back_nobody_else(
         pipeline.insert(poisoned, range(2, 3), payload='{"x": "' + "x" * 2_000_000 + '"}')
         pipeline.insert(poisoned, range(3, 4))
         accepted = pipeline.fill(tickets=60, events=10)
-        pipeline.start("relayd", "notifyd")
+        _, notifyd = pipeline.start("relayd", "notifyd")
         producer = Producer({"bootstrap.servers": kafka_brokers})
         producer.produce(f"{unique_name}.events", b"{no event", b"key")
         assert producer.flush(10) == 0
@@ -54,3 +55,17 @@ def test_poison_and_a_failing_receiver_hold_back_nobody_else(
         assert pipeline.count("SELECT count(*) FROM outbox_dead") == 1
         assert failing.deliveries == []
         assert failing.refusals == 602 * 3
+        assert notifyd.is_ready()
+        assert notifyd.events("circuit_opened") == []
+        wait_sample(notifyd, 'delivery_rejected_total{receiver="webhook:failing"}', 602 * 3)
+        wait_sample(notifyd, 'delivery_dead_total{receiver="webhook:failing"}', 602)
+        assert len(notifyd.events("row_rejected")) == 602 * 3
+        wait_until(lambda: len(notifyd.events("row_dead")) == 602, 30, "row_dead of each")
+        assert {event["receiver"] for event in notifyd.events("row_dead")} == {"webhook:failing"}
+
+        # It is well again.
+        failing.status = lambda envelope: 200
+        assert redrive(pipeline) == "redriven: 602 of 602 dead rows\n"
+        pipeline.wait_delivered("failing", 602, 60)
+        pipeline.wait_empty(30)
+        assert pipeline.count("SELECT count(*) FROM delivery_dead") == 0

@@ -15,9 +15,17 @@ import psycopg
 import pytest
 
 from deploy.local.valkey import Valkey
+from tests.support.processes import free_port
 from tests.ticketd.application import Running, running, until
 from tests.ticketd.redis_servers import client, routed, valkey
-from tests.ticketd.test_replays import flush, kill_and_lose, metric, restart, until_true
+from tests.ticketd.test_replays import (
+    assert_ready,
+    flush,
+    kill_and_lose,
+    metric,
+    restart,
+    until_true,
+)
 from ticketd.gate import LEASE_SECONDS
 
 OUTCOME = 'ticketd_cache_reads_total{outcome="%s"}'
@@ -180,6 +188,7 @@ def test_answered_change_is_seen_by_all_while_redis_is_disturbed(
                     return pressing.done() or await count(apps[0], "hit") > before + 20
 
                 await until(hits_again, 20)
+                await asyncio.gather(*map(assert_ready, apps))
             done.set()
             assert await pressing > 10
             assert [app.events("request_failed") for app in apps] == [[], []]
@@ -188,8 +197,9 @@ def test_answered_change_is_seen_by_all_while_redis_is_disturbed(
         asyncio.run(act(server))
 
 
-def test_change_by_a_worker_whose_redis_is_slow_closes_the_gate_before_it_is_answered(
-    database_url: str, tmp_path: Path
+@pytest.mark.parametrize("outage", ["slow", "refusing"])
+def test_change_by_a_worker_without_redis_closes_the_gate_before_it_is_answered(
+    database_url: str, tmp_path: Path, outage: str
 ) -> None:
     async def act(server: Valkey) -> None:
         async with (
@@ -200,12 +210,16 @@ def test_change_by_a_worker_whose_redis_is_slow_closes_the_gate_before_it_is_ans
             await until_it_hits(fast, ticket)
             await until_it_hits(slow, ticket)
             generation, _ = gate(database_url)
-            route.slow_down()
+            if outage == "slow":
+                route.slow_down()
+            else:
+                route.lead_to(free_port())
             began = time.monotonic()
             assert await change(slow, ticket, "Иначе") == 2
             assert time.monotonic() - began >= LEASE_SECONDS
             assert (await read(fast, ticket)).json()["version"] == 2
             assert len(slow.events("cache_closed")) == 1
+            await assert_ready(slow)
             assert gate(database_url)[0] > generation
             versions = [2]
 
@@ -217,6 +231,8 @@ def test_change_by_a_worker_whose_redis_is_slow_closes_the_gate_before_it_is_ans
             # While it is closed, nobody has to wait.
             await until(changes_at_once)
             route.speed_up()
+            if outage == "refusing":
+                route.lead_to(server.port)
             await until_true(lambda: gate(database_url)[0] >= generation + 2)
             hit = await until_it_hits(fast, ticket)
             assert hit.json()["version"] == versions[-1] == len(versions) + 1

@@ -15,7 +15,7 @@ from deploy.local.valkey import Valkey
 from tests.ticketd.application import Exchange as Messages
 from tests.ticketd.application import Running, chunk, http_scope, in_tasks, running, until
 from tests.ticketd.redis_servers import valkey
-from tests.ticketd.test_replays import until_true
+from tests.ticketd.test_replays import assert_ready, until_true
 from ticketd.config import Config
 from ticketd.messages import client_of
 from ticketd.quotas import TAKE, LocalBuckets, Quota
@@ -186,6 +186,7 @@ def test_worker_counts_by_itself_while_redis_is_away(database_url: str, tmp_path
             assert await statuses(app, 6) == [200] * 5 + [429]
             server.stop()
             assert await statuses(app, 7) == [200] * 5 + [429] * 2
+            await assert_ready(app)
             server.start()
             server.wait_ready()
             await until_true(lambda: len(app.events("redis_up")) == 2)

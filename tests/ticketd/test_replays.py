@@ -39,10 +39,24 @@ async def is_up(app: Running) -> bool:
     return await metric(app, "ticketd_redis_up") == 1
 
 
+async def is_down(app: Running) -> bool:
+    return await metric(app, "ticketd_redis_up") == 0
+
+
+async def has_failed(app: Running, times: float) -> bool:
+    return await metric(app, "ticketd_redis_errors_total") >= times
+
+
 async def metric(app: Running, name: str) -> float:
     text = (await app.client.get("/metrics")).text
     found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
     return sum(float(value) for value in found)
+
+
+async def assert_ready(app: Running) -> None:
+    """Tickets do without Redis, so readiness does not speak of it."""
+    answer = await app.client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]) == (200, {"database": "ok"})
 
 
 async def create(app: Running, key: int = 1, **members: object) -> httpx.Response:
@@ -201,6 +215,7 @@ def test_keys_hold_while_redis_is_disturbed(
                 number = start
                 while not done.is_set():
                     found.setdefault(number, set()).add((await create(app, number)).content)
+                    await assert_ready(app)
                     answered.add(number)
                     number = (number + 1) % KEYS
 
@@ -229,12 +244,17 @@ def test_redis_away_costs_nothing_but_a_look_into_the_database(
             for _ in range(5):
                 assert (await create(app)).content == first.content
             await create(app, 2)
-            assert await metric(app, "ticketd_redis_up") == 0
+            await until(lambda: is_down(app))
+            await assert_ready(app)
+            # Once, however often it is looked for.
+            failures = await metric(app, "ticketd_redis_errors_total")
+            await until(lambda: has_failed(app, failures + 2), 30)
             assert len(app.events("redis_away")) == 1
             assert app.events("redis_away")[0]["reason"]
             server.start()
             server.wait_ready()
             await until(lambda: is_up(app))
+            await assert_ready(app)
             assert (await create(app, 2)).headers["idempotency-replayed"] == "true"
             assert len(app.events("redis_up")) == 2
 
@@ -258,11 +278,14 @@ def test_slow_redis_is_waited_for_once_and_then_not_at_all(
             assert (await create(app)).content == first.content
             assert [event["reason"] for event in app.events("redis_away")] == ["TimeoutError"]
             assert await metric(app, "ticketd_redis_up") == 0
+            await assert_ready(app)
             for _ in range(10):
                 assert (await create(app)).content == first.content
             assert time.monotonic() - began < 10, "the circuit is open"
             route.speed_up()
             await until(lambda: is_up(app))
+            assert len(app.events("redis_away")) == 1
+            assert len(app.events("redis_up")) == 2
 
     with valkey(tmp_path / "valkey") as server:
         asyncio.run(act(server))
@@ -287,6 +310,7 @@ def test_key_holds_over_a_failover_to_a_replica(database_url: str, tmp_path: Pat
                 await create(app, 2)
                 await until_true(lambda: bool(app.events("redis_away")))
                 assert app.events("redis_away")[0]["reason"] == "READONLY"
+                await assert_ready(app)
                 await until(lambda: is_up(app))
                 route.lead_to(new.port)
                 # This one meets the cut.
@@ -315,10 +339,16 @@ def test_full_redis_goes_on_being_asked(database_url: str, tmp_path: Path) -> No
                 await until_true(lambda: bool(app.events("redis_refused")))
                 assert len(app.events("redis_refused")) == 1
                 assert await metric(app, "ticketd_redis_errors_total") >= 1
+                await assert_ready(app)
                 hide_keys(database_url, hidden=True)
                 assert (await create(app)).content == first.content
                 hide_keys(database_url, hidden=False)
+                there.config_set("maxmemory", "0")
+                names = there.dbsize()
+                await create(app, 6)
+                await until_true(lambda: there.dbsize() > names)
+                assert len(app.events("redis_refused")) == 1
 
     with valkey(tmp_path / "valkey") as server:
         asyncio.run(act(server))
-    assert tickets(database_url) == 5 + 1
+    assert tickets(database_url) == 6 + 1

@@ -52,6 +52,20 @@ async def assert_all_but_the_store(app: Running, client: Client) -> None:
     assert ready.json()["checks"]["database"] == "ok"
 
 
+async def assert_degraded(app: Running) -> None:
+    """Ready all the same."""
+    ready = await app.client.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["checks"]["storage"].startswith(DEGRADED)
+    assert await storage_metric(app) == "ticketd_storage_up 0.0"
+
+
+async def assert_well(app: Running) -> None:
+    ready = await app.client.get("/readyz")
+    assert (ready.status_code, ready.json()["checks"]["storage"]) == (200, "ok")
+    assert await storage_metric(app) == "ticketd_storage_up 1.0"
+
+
 async def test_store_away_and_back(own_environment: dict[str, str], own_storage: Storage) -> None:
     # It refuses connections, so nobody waits for an answer in vain.
     patience = {"S3_TIMEOUT": "10s", "TICKETD_REQUEST_TIMEOUT": "60s"}
@@ -70,9 +84,7 @@ async def test_store_away_and_back(own_environment: dict[str, str], own_storage:
             assert refused(await app.client.get(client.path_of(kept)))
         assert await calls(app) == called > 0
         await assert_all_but_the_store(app, client)
-        ready = await app.client.get("/readyz")
-        assert ready.json()["checks"]["storage"].startswith(DEGRADED)
-        assert await storage_metric(app) == "ticketd_storage_up 0.0"
+        await assert_degraded(app)
         # Nobody sees it any more; its object waits for the store.
         assert (await client.delete(kept)).status_code == 204
         assert await client.listed() == []
@@ -83,7 +95,7 @@ async def test_store_away_and_back(own_environment: dict[str, str], own_storage:
         assert (await client.complete(pending)).status_code == 200
         assert (await client.download(pending)).status_code == 200
         await until(lambda: has_objects(own_storage, 1))
-        assert (await app.client.get("/readyz")).json()["checks"]["storage"] == "ok"
+        await assert_well(app)
         assert len(app.events("storage_away")) == len(app.events("storage_back")) == 1
 
 
@@ -116,9 +128,12 @@ async def test_frozen_store_holds_nobody_up_for_longer_than_its_time_limit(
         assert await calls(app) == called > 0
         (line,) = app.events("storage_away")
         assert line["reason"] == "no answer in time"
+        await assert_degraded(app)
         child.send(signal.SIGCONT)
         await until(lambda: is_up(app))
         assert (await client.complete(pending)).json()["code"] == "upload_missing"
+        await assert_well(app)
+        assert len(app.events("storage_back")) == 1
 
 
 @pytest.mark.parametrize(
@@ -130,7 +145,7 @@ async def test_frozen_store_holds_nobody_up_for_longer_than_its_time_limit(
         ({"S3_ENDPOINT": "http://127.0.0.1:9"}, "unreachable: ClientConnectorError"),
     ],
 )
-async def test_wrong_settings_are_told_to_operators_and_refused_to_clients(
+async def test_wrong_settings_are_told_and_refused_until_a_restart_with_the_right_ones(
     environment: dict[str, str], settings: dict[str, str], reason: str
 ) -> None:
     async with running(environment | settings) as app:
@@ -145,6 +160,14 @@ async def test_wrong_settings_are_told_to_operators_and_refused_to_clients(
         assert refused(answer)
         assert reason not in answer.text
         assert SECRET_KEY not in app.stream.getvalue()
+        await assert_degraded(app)
+        assert await client.listed() == []
+        assert len(app.events("storage_away")) == 1
+    async with running(environment) as restarted:
+        await until(lambda: is_up(restarted))
+        client.ticketd = restarted.client
+        assert (await client.download(await client.attach())).status_code == 200
+        await assert_well(restarted)
 
 
 async def test_admin_port_is_ready_but_degraded_without_the_store(
