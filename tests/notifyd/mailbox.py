@@ -59,7 +59,8 @@ class _Controller(Controller):
 
 
 class Mailbox:
-    """Listens on a free loopback port while it is entered; keeps all mails it accepted.
+    """Listens on a loopback port while it is entered, a free one unless given; keeps all mails it
+    accepted.
 
     `answers` maps a command (MAIL, RCPT, DATA) to the answer that it gives instead of accepting,
     in bytes where it is no ASCII. It takes `seconds` over a mail.
@@ -71,12 +72,13 @@ class Mailbox:
         secure: bool = True,
         answers: Mapping[str, str | bytes] | None = None,
         seconds: float = 0.0,
+        port: int | None = None,
     ) -> None:
         self.mails: list[EmailMessage] = []
         self.recipients: list[list[str]] = []
-        self.answers = answers or {}
+        self.answers = {} if answers is None else answers
         self.seconds = seconds
-        self.port = free_port()
+        self.port = port or free_port()
         kwargs: dict[str, Any] = {}
         if secure:
             kwargs = {

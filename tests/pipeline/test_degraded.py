@@ -1,10 +1,8 @@
 """What still works while PostgreSQL, Kafka or a receiver is away, and how it shows: the lines of
 docs/degraded.md on what all three daemons stand on."""
 
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack
 from math import isnan
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from tests.pipeline.signs import (
     wait_check,
     wait_sample,
 )
-from tests.support.processes import free_port, http_status, wait_until
+from tests.support.outages import Outage, hanging, refusing
+from tests.support.processes import http_status, wait_until
 from tests.support.webhooks import WebhookReceiver
 
 pytestmark = [pytest.mark.pipeline, pytest.mark.timeout(120)]
@@ -147,26 +146,13 @@ def test_without_kafka_tickets_are_taken_and_deliveries_go_on(
         wait_until(lambda: set(lags(notifyd)) == {0.0}, 30, "lags that are known and nothing")
 
 
-@contextmanager
-def refusing() -> Iterator[int]:
-    """A port that nobody listens at."""
-    yield free_port()
-
-
-@contextmanager
-def hanging() -> Iterator[int]:
-    """A port where connections are made and nothing is ever answered."""
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
-        yield int(server.getsockname()[1])
-
-
 @pytest.mark.parametrize("away", [refusing, hanging])
 def test_without_a_receiver_its_deliveries_wait_and_the_others_go_on(
     database_url: str,
     kafka_brokers: str,
     unique_name: str,
     tmp_path: Path,
-    away: Callable[[], AbstractContextManager[int]],
+    away: Outage,
 ) -> None:
     with ExitStack() as stack:
         outage = stack.enter_context(ExitStack())
