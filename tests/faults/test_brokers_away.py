@@ -14,6 +14,7 @@ from tests.conftest import CreateCluster
 from tests.faults.meanwhile import has_caught_up, judged, seconds_until, steady_load, waits
 from tests.faults.scenario import Scenario
 from tests.pipeline.pipeline import Pipeline
+from tests.pipeline.signs import wait_sample
 from tests.support.processes import wait_until
 from tests.support.topic_log import read_topic
 from tests.support.webhooks import WebhookReceiver
@@ -223,13 +224,18 @@ def test_part_of_the_partitions_without_leader(
         load.goes_on_for(away_seconds)
         ended = time.time()
         assert pipeline.count(PARKED) == 0
+        wait_until(relayd.is_ready, 60, "relayd that is ready without them")
+        wait_sample(relayd, "outbox_parts_away", without)
         three_brokers.brokers[victim - 1].start()
         three_brokers.wait_ready()
         outage = time.time() - begun
         recovery = backlog_gone(pipeline)
         verdict = judged(pipeline, load, "sink", 120, direct=others)
         assert relayd.events("row_rejected") == []
-        assert relayd.events("part_away")
+        wait_sample(relayd, "outbox_parts_away", 0)
+        lost = {event["part"] for event in relayd.events("part_away")}
+        assert len(lost) >= without
+        assert lost == {event["part"] for event in relayd.events("part_back")}
         found = waits(read_topic(three_brokers.bootstrap_servers, topic), begun, ended)
         # Two thirds of the partitions had a leader all the time.
         flowing = percentile(found, 0.5)

@@ -47,6 +47,11 @@ def told(daemon: Daemon, begins: str) -> list[str]:
     return [name for name in names if name.startswith(begins)]
 
 
+def wait_told(daemon: Daemon, name: str) -> None:
+    """Until this event is in its log."""
+    wait_until(lambda: daemon.events(name), SECONDS, f"{name} in the log of {daemon.module}")
+
+
 def redrive(pipeline: Pipeline) -> str:
     """`python -m notifyd redrive --all`: what it printed."""
     done = subprocess.run(

@@ -20,6 +20,7 @@ from tests.pipeline.signs import (
     told,
     wait_check,
     wait_sample,
+    wait_told,
 )
 from tests.support.outages import Outage, hanging, refusing
 from tests.support.processes import http_status, wait_until
@@ -91,7 +92,7 @@ def test_without_postgresql_ticketd_refuses_and_all_three_say_so(
         names = {event["event"] for event in ticketd.events()}
         assert {"database_not_ready", "database_ready"} <= names
         for daemon in (relayd, notifyd):
-            wait_until(lambda d=daemon: d.events("database_back"), 30, "database_back")
+            wait_told(daemon, "database_back")
             assert told(daemon, "database_") == ["database_away", "database_back"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local.kafka import Kafka
 from tests.pipeline.pipeline import Pipeline
-from tests.pipeline.signs import lags, sample, told, wait_check, wait_sample
+from tests.pipeline.signs import lags, sample, told, wait_check, wait_sample, wait_told
 from tests.support.processes import free_port, http_status, wait_until
 from tests.support.tcp_proxy import TcpProxy
 from tests.support.webhooks import WebhookReceiver
@@ -52,7 +52,7 @@ def test_silent_postgresql_is_given_up_and_all_three_say_so(
         for daemon in (relayd, notifyd):
             # First that the leases are over, then why.
             wait_check(daemon, "database", "away: ")
-            wait_until(lambda d=daemon: d.events("database_away"), 60, "database_away")
+            wait_told(daemon, "database_away")
             assert "no answer" in daemon.events("database_away")[0]["error"]
         for daemon in daemons:
             assert http_status(f"{daemon.admin_url}/readyz") == 503
@@ -69,7 +69,7 @@ def test_silent_postgresql_is_given_up_and_all_three_say_so(
         wait_sample(ticketd, "ticketd_database_state", 1)
         assert {"database_not_ready", "database_ready"} <= set(told(ticketd, "database_"))
         for daemon in (relayd, notifyd):
-            wait_until(lambda d=daemon: d.events("database_back"), 60, "database_back")
+            wait_told(daemon, "database_back")
 
 
 def test_silent_kafka_is_given_up_and_both_say_so(
