@@ -34,9 +34,16 @@ pytestmark = [pytest.mark.kafka, pytest.mark.pipeline, pytest.mark.timeout(600)]
 RECEIVERS = 10
 HANGING = "r9"
 TIMEOUT_SECONDS = 3.0
-# Beside twice the p99 without the faults: what a busy machine adds to a round now and then.
-ALLOWANCE_MS = 250.0
+# Beside the wait without the faults and a quarter more: what a busy machine adds now and then.
+ALLOWANCE_MS = 25.0
+# In a few seconds a wait is what one stall makes of it.
+SHORT_ALLOWANCE_MS = 250.0
 SETTINGS = {
+    # As it is run: refused again and again in a moment, two keys would be a load of their own.
+    "RELAYD_RETRY_BASE": "250ms",
+    "RELAYD_RETRY_CAP": "2s",
+    "NOTIFYD_RETRY_BASE": "250ms",
+    "NOTIFYD_RETRY_CAP": "2s",
     # Nothing is given up: once the faults are over, everything has to arrive.
     "RELAYD_MAX_ATTEMPTS": "1000",
     "NOTIFYD_MAX_ATTEMPTS": "1000",
@@ -205,12 +212,13 @@ def test_poisoned_keys_and_a_hanging_receiver(
         )
         ticketd, relayd, notifyd = pipeline.start("ticketd", "relayd", "notifyd")
         poison = Poison(pipeline, ticketd, faults)
-        rate = scenario.pick(short=30.0, full=60.0)
+        # Ten deliveries each: what fills the machine measures the machine.
+        rate = scenario.pick(short=30.0, full=25.0)
         load = BackgroundLoad(pipeline, ticketd, tickets=ENDLESS, events=2, rate=rate)
         wait_until(receivers[HANGING].has_taken(100), 30, "the first deliveries")
 
         scene = Scene(pipeline, load, faults, poison)
-        seconds = scenario.pick(short=(3.0, 6.0), full=(30.0, 30.0))
+        seconds = scenario.pick(short=(3.0, 6.0), full=(40.0, 40.0))
         calm, faulty = [], []
         for _ in range(scenario.pick(short=2, full=3)):
             calm.append(scene.calm(seconds[0]))
@@ -255,7 +263,8 @@ def test_poisoned_keys_and_a_hanging_receiver(
     )
     # In a few seconds, p99 is what one stall of a busy machine makes of it.
     share = scenario.pick(short=0.5, full=0.99)
-    assert typical(with_faults, share) <= 2 * typical(without, share) + ALLOWANCE_MS
+    allowance = scenario.pick(short=SHORT_ALLOWANCE_MS, full=ALLOWANCE_MS)
+    assert typical(with_faults, share) <= 1.25 * typical(without, share) + allowance
 
 
 def rejections(daemon: Daemon, ticket: str) -> int:
