@@ -162,7 +162,7 @@ SAMPLES: dict[str, Parameters] = {
     "QueueStore.COMPLETE": {"buckets": [n % 64 for n in SOME], "ids": SOME},
     "QueueStore.COMPLETE_AND_KEEP": {"buckets": [n % 64 for n in SOME], "ids": SOME},
     "QueueStore.PARK": FAILED | {"attempts": 1, "wait": 1.5, "owner": "me", "epoch": 1},
-    "QueueStore.UNPARK": {"buckets": [3, 7], "keys": ["k1", "k2"]},
+    "QueueStore.UNPARK": {"buckets": [3, 7], "keys": ["k1", "k2"], "ids": [7, 9]},
     "QueueStore.PARKED": {"buckets": [3, 7, 11, 60]},
     "QueueStore.BURY": FAILED | {"attempts": 5, "first_failed_at": NOW},
     "QueueStore.COUNT_UNREAD": BUCKETS,

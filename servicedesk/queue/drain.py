@@ -278,9 +278,9 @@ class Drain:
             if bucket.is_ours and bucket.epoch == epochs[bucket.number]:
                 for freed in self._parking.refresh(bucket.number, rows[bucket.number], asked_at):
                     self._reading.resume(freed)
-                for row in self._parking.abandoned(rows[bucket.number]):
+                for row, last_id in self._parking.abandoned(rows[bucket.number]):
                     if row.key not in self._lines.lines:
-                        self._ledger.free(row.bucket, row.key)
+                        self._ledger.free(row.bucket, row.key, last_id)
         self._parking.forget_tried(self._lines.lines)
         self._metrics.show_waiting(self._lines, self._parking, self._parts, self._backlog.unread)
 

@@ -41,7 +41,7 @@ class Ledger:
         self._log = log
         self._random = random
         self._acknowledged: deque[QueuedRow] = deque()
-        self._freed: deque[tuple[int, str]] = deque()
+        self._freed: deque[tuple[int, str, int]] = deque()
         self._parked: deque[tuple[QueuedRow, ParkedKey]] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
@@ -52,7 +52,7 @@ class Ledger:
         self._acknowledged.extend(rows)
         if len(self._parking):
             for row in rows:
-                self.free(row.bucket, row.key)
+                self.free(row.bucket, row.key, row.id)
         self._note()
 
     def park(self, row: QueuedRow, parked: ParkedKey) -> None:
@@ -62,21 +62,21 @@ class Ledger:
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         """The row's dead letter is out: move the row and free its key, however long it takes."""
         await self._insist(lambda: self._store.bury(row, failure))
-        parked = self._parking.forget(row.key)
+        parked = self._parking.forget(row.key, row.id)
         if parked is not None and parked.waiting:
             # Reads have passed over the rows that came to the key meanwhile.
             self._lines.read_again(row.bucket, row.key, row.id)
         self._lines.retire([row])
 
-    def free(self, bucket: int, key: str) -> None:
-        """A parked key has nothing left to wait for."""
-        parked = self._parking.free(key)
+    def free(self, bucket: int, key: str, row_id: int) -> None:
+        """A parked key has nothing left to wait for, unless it is a row after this one."""
+        parked = self._parking.free(key, row_id)
         if parked is None:
             return
         if parked.waiting:
             # Reads have passed over the rows that came to the key since it was parked.
             self._lines.read_again(bucket, key, parked.first_id)
-        self._freed.append((bucket, key))
+        self._freed.append((bucket, key, row_id))
         self._note()
 
     def _note(self) -> None:
@@ -108,8 +108,8 @@ class Ledger:
             # After the deletion: a crash in between leaves a parked key whose row is gone, which
             # the next owner frees; the other way round its attempts would be forgotten.
             await self._insist(lambda: self._store.unpark(list(freed)))
-            for _, key in freed:
-                self._parking.freed(key)
+            for _, key, row_id in freed:
+                self._parking.freed(key, row_id)
         for row, record in parked:
             await self._save(row, record)
 

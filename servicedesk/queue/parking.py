@@ -44,8 +44,9 @@ class Parking:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._keys: dict[str, ParkedKey] = {}
-        # Keys that were freed, and when the table learned it: older readings of it are no news.
-        self._freed: dict[str, float] = {}
+        # Keys that were freed, when the table learned it, and up to which row: older readings of
+        # it are no news.
+        self._freed: dict[str, tuple[float, int]] = {}
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -124,22 +125,34 @@ class Parking:
         """The table has it now."""
         parked.saved_at = self._now()
 
-    def free(self, key: str) -> ParkedKey | None:
-        """The key is no longer parked; what it was when it was, and the table has to learn it."""
-        parked = self._keys.pop(key, None)
+    def free(self, key: str, row_id: int) -> ParkedKey | None:
+        """The row is done with, and the key no longer parked, unless it is for a later row; what it
+        was when it was, and the table has to learn it."""
+        parked = self._pop_up_to(key, row_id)
         if parked is not None:
-            self._freed[key] = inf
+            self._freed[key] = (inf, row_id)
         return parked
 
-    def freed(self, key: str) -> None:
-        """The table has learned it. Meanwhile the key may have been parked anew, which stands."""
-        self._freed[key] = self._now()
+    def freed(self, key: str, row_id: int) -> None:
+        """The table has learned it. Meanwhile the key may have been parked anew, which stands, and
+        been freed again, which the table has to learn still."""
+        _, newest_id = self._freed.get(key, (inf, row_id))
+        if newest_id <= row_id:
+            self._freed[key] = (self._now(), row_id)
 
-    def forget(self, key: str) -> ParkedKey | None:
-        """The table has the key no longer; what it was."""
-        parked = self._keys.pop(key, None)
-        self.freed(key)
+    def forget(self, key: str, row_id: int) -> ParkedKey | None:
+        """The table has the key no longer, unless it is for a later row; what it was."""
+        parked = self._pop_up_to(key, row_id)
+        self.freed(key, row_id)
         return parked
+
+    def _pop_up_to(self, key: str, row_id: int) -> ParkedKey | None:
+        parked = self._keys.get(key)
+        return self._keys.pop(key) if parked is not None and parked.first_id <= row_id else None
+
+    def _is_old_news(self, row: Parked, asked_at: float) -> bool:
+        freed_at, up_to_id = self._freed.get(row.key, (-inf, 0))
+        return freed_at >= asked_at and row.first_id <= up_to_id
 
     def forget_bucket(self, bucket: int) -> None:
         for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
@@ -168,17 +181,18 @@ class Parking:
                 freed.append(parked)
         for row in found.values():
             known = self._keys.get(row.key)
-            if known is None and self._freed.get(row.key, -inf) < asked_at:
+            if known is None and not self._is_old_news(row, asked_at):
                 self._keys[row.key] = self._from_table(row)
             elif known is not None and self._is_settled(known, asked_at):
                 known.due_at = self._due_at(row)
-        self._freed = {key: at for key, at in self._freed.items() if at >= asked_at}
+        self._freed = {key: freed for key, freed in self._freed.items() if freed[0] >= asked_at}
         return freed
 
-    def abandoned(self, rows: Sequence[Parked]) -> list[Parked]:
-        """Parked rows that were tried again and are gone: nothing is left to wait for."""
+    def abandoned(self, rows: Sequence[Parked]) -> list[tuple[Parked, int]]:
+        """Parked rows that were tried again and are gone, each with the last row that its key is
+        known to have waited for: nothing is left to wait for."""
         return [
-            row
+            (row, max(row.first_id, known.first_id))
             for row in rows
             if row.row_created_at is None
             and (known := self._keys.get(row.key)) is not None

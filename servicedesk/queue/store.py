@@ -104,16 +104,24 @@ class QueueStore:
         rows = await self._statements.fetch_tuples(self.PARK, parameters)
         return rows[0][0] if rows and isinstance(rows[0][0], datetime) else None
 
-    # Row locks on parked rows of this worker's keys; the primary key (bucket, key).
+    # Row locks on parked rows; the primary key (bucket, key). A key that waits for a later row was
+    # parked since, maybe by another worker, and stays; the row that it waited for may be earlier
+    # than the one that arrived, when that was deleted by hand.
     UNPARK = """
     DELETE FROM {queue}_parked
-    USING unnest(%(buckets)s::int2[], %(keys)s::text[]) AS free(bucket, key)
+    USING unnest(%(buckets)s::int2[], %(keys)s::text[], %(ids)s::int8[]) AS free(bucket, key, id)
     WHERE {queue}_parked.bucket = free.bucket AND {queue}_parked.key = free.key
+      AND {queue}_parked.first_id <= free.id
     """
 
-    async def unpark(self, keys: Sequence[tuple[int, str]]) -> None:
-        """Free (bucket, key) pairs; repeating it is fine."""
-        parameters = {"buckets": [b for b, _ in keys], "keys": [key for _, key in keys]}
+    async def unpark(self, keys: Sequence[tuple[int, str, int]]) -> None:
+        """Free each (bucket, key, id) that does not wait for a row after this id; repeating it is
+        fine."""
+        parameters = {
+            "buckets": [bucket for bucket, _, _ in keys],
+            "keys": [key for _, key, _ in keys],
+            "ids": [row_id for _, _, row_id in keys],
+        }
         await self._statements.execute(self.UNPARK, parameters)
 
     # No lock. The primary keys of both tables; a subquery, because a join of many parked keys would
@@ -131,12 +139,13 @@ class QueueStore:
         return await self._statements.fetch(Parked, self.PARKED, {"buckets": list(buckets)})
 
     # Row locks on the row and on its parked key; primary keys. One statement, so the row is in
-    # exactly one of the two tables at any time.
+    # exactly one of the two tables at any time. A key that waits for a later row stays, as above.
     BURY = """
     WITH gone AS (
         DELETE FROM {queue} WHERE bucket = %(bucket)s AND id = %(id)s RETURNING {queue}.*
     ), freed AS (
-        DELETE FROM {queue}_parked WHERE bucket = %(bucket)s AND key = %(key)s
+        DELETE FROM {queue}_parked
+        WHERE bucket = %(bucket)s AND key = %(key)s AND first_id <= %(id)s
     )
     INSERT INTO {queue}_dead (bucket, id, {receiver_column} aggregate_id, sequence, event_id,
         event_type, headers, payload, created_at, error, attempts, first_failed_at)
@@ -147,7 +156,7 @@ class QueueStore:
     """
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
-        """Move a row to the dead ones and free its key. Repeating it is fine."""
+        """Move a row to the dead ones and free its key from it. Repeating it is fine."""
         parameters = {
             "bucket": row.bucket,
             "id": row.id,
