@@ -5,12 +5,11 @@ row itself.
 """
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
-from typing import cast
 
 from confluent_kafka import KafkaError, KafkaException
 
@@ -21,20 +20,15 @@ from relayd.messages import DeadLetterSent, Sent
 from relayd.notices import Notices
 from relayd.partitions import partition_of
 from relayd.producer import IdempotentProducer, ProducerSettings
+from relayd.producers import ALONE_SHARE, Producers
 from relayd.record import Headers, record
 from relayd.verdict import kafka_text, verdict
-from servicedesk.backoff import Backoff
 from servicedesk.queue.row import Failure, QueuedRow, Rejected, Unreachable
 from servicedesk.queue.target import BuryError, Settle
 
-# A producer that fails for good right after it was made must not be made again in a tight loop.
-REMAKE = Backoff(base_seconds=1.0, cap_seconds=30.0)
 FULL_QUEUE_SECONDS = 0.005
-# What of the delivery time-out is kept for sending a row again alone.
-ALONE_SHARE = 0.5
 
 QUEUE_FULL = Unreachable(error="_QUEUE_FULL: the producer does not drain", is_everywhere=True)
-NOT_REMADE = "the producer failed for good and is not made anew yet"
 
 
 class Publisher:
@@ -64,16 +58,11 @@ class Publisher:
         self._dlq_topic = dlq_topic
         self._notices = notices
         self._prepare = prepare
-        self._random = random
         self._probe_seconds = probe_seconds
         self._loop = asyncio.get_running_loop()
         self._unprepared = "Kafka has not answered since the start"
         self._waiting: deque[Sent] = deque()
-        self._failures = 0
-        self._remake_at = 0.0
-        self._producer: IdempotentProducer | None = IdempotentProducer(settings, notices)
-        # Made when it is needed, which is seldom.
-        self._single: IdempotentProducer | None = None
+        self._producers = Producers(settings, notices, now=self._loop.time, random=random)
         # Ids of rows to be sent alone the next time.
         self._suspects: set[int] = set()
         # As Kafka said last; and what `part` goes by, which is to change between outages only.
@@ -100,7 +89,7 @@ class Publisher:
             value, headers = record(row)
         except Exception as error:
             # Whatever it is, it is about this row, and send never raises.
-            settle(row, Rejected(error=f"{type(error).__name__}: {error}"))
+            settle(row, _refused(error))
             return
         now = self._loop.time()
         sent = Sent(row, settle, value, headers, now, begun_at, self._failed_in_batch)
@@ -124,30 +113,31 @@ class Publisher:
 
     async def count(self) -> None:
         """Ask how many partitions the topic has now, where Kafka answers."""
-        producer = self._usable_producer()
+        producer = self._producers.usable()
         if producer is not None:
             await self._look_at_topic(producer)
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
         reasons = dead_letter_headers(row, failure, original_topic=self._topic)
-        try:
+        omitted = [*reasons, ("dlq_value", VALUE_OMITTED)]
+        # What of the row cannot be encoded, or is refused, is told by the reasons alone.
+        letters: list[tuple[bytes, Headers]] = [(b"", omitted)]
+        with contextlib.suppress(Exception):
             value, headers = record(row)
-        except Exception:
-            # What cannot be encoded is told by the headers alone.
-            value, headers = b"", []
-        error = await self._publish_dead(row, value, headers + reasons) if value else None
-        if not value or (error is not None and isinstance(verdict(error), Rejected)):
-            omitted = [*headers, *reasons, ("dlq_value", VALUE_OMITTED)]
-            error = await self._publish_dead(row, b"", omitted)
+            letters = [(value, headers + reasons), (b"", headers + omitted), *letters]
+        for value, headers in letters:
+            error = await self._publish_dead(row, value, headers)
+            if not isinstance(error, Rejected):
+                break
         if error is not None:
-            raise BuryError(f"{self._dlq_topic}: {kafka_text(error)}")
+            raise BuryError(f"{self._dlq_topic}: {error.error}")
 
     async def probe(self, receiver: str) -> bool:
         """The `receiver` is always Kafka. True when it answers for the topic in time."""
         if not await self.prepare():
             reason = self._unprepared
-        elif (producer := self._usable_producer()) is None:
-            reason = NOT_REMADE
+        elif (producer := self._producers.usable()) is None:
+            reason = self._producers.obstacle
         else:
             reason = await self._look_at_topic(producer)
         if reason:
@@ -168,18 +158,13 @@ class Publisher:
         """Settle what is still under way as Unreachable, and end the producer. Blocks for up to a
         second."""
         self._expire(float("inf"))
-        for producer in (self._producer, self._single):
-            if producer is not None:
-                producer.close()
-        self._producer = self._single = None
+        self._producers.close()
 
     def _send(self, sent: Sent) -> bool:
         """False when the producer's queue is full; otherwise the row is, or will be, settled."""
-        producer = self._usable_producer()
+        producer = self._producers.usable()
         if producer is None or self._unprepared:
-            sent.settle(
-                sent.row, Unreachable(error=self._unprepared or NOT_REMADE, is_everywhere=True)
-            )
+            self._obstruct(sent, self._unprepared or self._producers.obstacle)
             return True
         if sent.row.id in self._suspects:
             self._suspects.remove(sent.row.id)
@@ -192,7 +177,7 @@ class Publisher:
         return True
 
     def _produce(self, producer: IdempotentProducer, sent: Sent) -> None:
-        """Raises BufferError. What librdkafka refuses at once is about the row by itself."""
+        """Raises BufferError only. What is refused at once is about the row by itself."""
         try:
             producer.produce(
                 self._topic,
@@ -202,8 +187,12 @@ class Publisher:
                 sent,
                 timestamp=sent.timestamp,
             )
+        except BufferError:
+            raise
         except KafkaException as refusal:
             self._failed(sent, refusal.args[0])
+        except Exception as error:
+            sent.settle(sent.row, _refused(error))
 
     def _failed_in_batch(self, sent: Sent, error: KafkaError) -> None:
         if not isinstance(verdict(error), Rejected):
@@ -216,52 +205,27 @@ class Publisher:
         else:
             # Too late to be settled in time a second time; the next time begins with it.
             self._suspects.add(sent.row.id)
-            sent.settle(
-                sent.row,
-                Unreachable(error=f"refused in a batch: {kafka_text(error)}", is_everywhere=True),
-            )
+            self._obstruct(sent, f"refused in a batch: {kafka_text(error)}")
 
     def _send_alone(self, sent: Sent) -> None:
         sent.failed = self._failed
+        producer = self._producers.single()
+        if producer is None:
+            self._obstruct(sent, self._producers.obstacle)
+            return
         try:
-            self._produce(self._single_producer(), sent)
+            self._produce(producer, sent)
         except BufferError:
             sent.settle(sent.row, QUEUE_FULL)
 
     @staticmethod
+    def _obstruct(sent: Sent, reason: str) -> None:
+        """Nothing can be sent now, whatever the row."""
+        sent.settle(sent.row, Unreachable(error=reason, is_everywhere=True))
+
+    @staticmethod
     def _failed(sent: Sent, error: KafkaError) -> None:
         sent.settle(sent.row, verdict(error))
-
-    def _single_producer(self) -> IdempotentProducer:
-        """Sends every message in a batch of its own."""
-        if self._single is None or self._single.failure is not None:
-            if self._single is not None:
-                self._single.retire()
-            settings = replace(
-                self._settings,
-                batch_messages=1,
-                linger_seconds=0.0,
-                delivery_seconds=self._settings.delivery_seconds * ALONE_SHARE,
-            )
-            self._single = IdempotentProducer(settings, self._notices)
-        return self._single
-
-    def _usable_producer(self) -> IdempotentProducer | None:
-        """The producer; a new one in place of one that failed for good, in time; or None."""
-        producer = self._producer
-        if producer is not None and producer.failure is None:
-            return producer
-        now = self._loop.time()
-        if producer is not None:
-            self._producer = None
-            self._failures = 1 if producer.has_delivered else self._failures + 1
-            self._remake_at = now + REMAKE.delay_seconds(self._failures, self._random)
-            self._notices.say("error", "producer_failed", "", error=producer.failure)
-            producer.retire()
-        if self._producer is None and self._failures > 1 and now < self._remake_at:
-            return None
-        self._producer = IdempotentProducer(self._settings, self._notices)
-        return self._producer
 
     def _wait(self, sent: Sent) -> None:
         if not self._waiting:
@@ -284,16 +248,23 @@ class Publisher:
 
     async def _publish_dead(
         self, row: QueuedRow, value: bytes, headers: Headers
-    ) -> KafkaError | None:
-        """The error of the dead letter's delivery, None when it is acknowledged."""
-        producer = self._usable_producer()
+    ) -> Rejected | Unreachable | None:
+        """What became of the dead letter, None when it is acknowledged."""
+        producer = self._producers.usable()
         if producer is None or self._unprepared:
-            raise BuryError(self._unprepared or NOT_REMADE)
+            raise BuryError(self._unprepared or self._producers.obstacle)
         sent = DeadLetterSent(self._loop.create_future())
         try:
             producer.produce(self._dlq_topic, value, row.key, headers, sent, timestamp=time.time())
         except BufferError as full:
             raise BuryError("the producer's queue is full") from full
         except KafkaException as refusal:
-            return cast("KafkaError", refusal.args[0])
-        return await sent.outcome
+            return verdict(refusal.args[0])
+        except Exception as error:
+            return _refused(error)
+        undelivered = await sent.outcome
+        return verdict(undelivered) if undelivered is not None else None
+
+
+def _refused(error: Exception) -> Rejected:
+    return Rejected(error=f"{type(error).__name__}: {error}")

@@ -41,6 +41,8 @@ def record(row: QueuedRow) -> tuple[bytes, Headers]:
         CE_CONTENT_TYPE,
     ]
     if traceparent is not None:
+        if not isinstance(traceparent, str):
+            raise TypeError("traceparent is not a text")
         headers.append(("traceparent", traceparent))
     return b"".join((head.encode(), row.payload, b"}")), headers
 

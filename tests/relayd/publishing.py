@@ -5,6 +5,7 @@ import io
 import random
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from relayd.notices import Notices
 from relayd.producer import ProducerSettings
@@ -13,6 +14,16 @@ from servicedesk.logs import Log
 from servicedesk.queue.row import Outcome, QueuedRow
 
 BEGUN_AT = 1_735_787_045.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpoilableSettings(ProducerSettings):
+    """Settings that librdkafka refuses as soon as a name in `unknown` is none of its own."""
+
+    unknown: list[str] = field(default_factory=list)
+
+    def librdkafka(self) -> dict[str, str | int | float | bool]:
+        return ProducerSettings.librdkafka(self) | dict.fromkeys(self.unknown, "any")
 
 
 class Bench:
@@ -52,8 +63,9 @@ def run(
     message_max_bytes: int = 1_000_000,
     probe_seconds: float = 10.0,
     prepare: Callable[[], str] = lambda: "",
+    unknown_settings: list[str] | None = None,
 ) -> None:
-    settings = ProducerSettings(
+    settings = SpoilableSettings(
         brokers=brokers,
         client_id="test",
         compression="lz4",
@@ -61,6 +73,7 @@ def run(
         delivery_seconds=delivery_seconds,
         linger_seconds=0.001,
         queue_messages=queue_messages,
+        unknown=[] if unknown_settings is None else unknown_settings,
     )
 
     async def main() -> None:

@@ -126,7 +126,7 @@ def test_too_large_row_is_rejected_and_its_neighbours_pass(
     run(scenario, kafka_brokers, unique_name)
 
 
-@pytest.mark.parametrize("headers", ["", "[]", "{"])
+@pytest.mark.parametrize("headers", ["", "[]", "{", '{"traceparent":5}'])
 def test_row_with_malformed_headers_is_rejected(
     kafka_brokers: str, unique_name: str, headers: str
 ) -> None:
@@ -376,8 +376,13 @@ def test_long_error_is_cut_between_characters(kafka_brokers: str, unique_name: s
 
 @pytest.mark.parametrize(
     "row",
-    [outbox_row(payload='{"description":"' + "x" * 2_000_000 + '"}'), outbox_row(headers="{")],
-    ids=["too large", "malformed"],
+    [
+        outbox_row(payload='{"description":"' + "x" * 2_000_000 + '"}'),
+        outbox_row(headers="{"),
+        outbox_row(headers='{"traceparent":5}'),
+        outbox_row()._replace(event_type="x" * 2_000_000),
+    ],
+    ids=["too large", "malformed", "header is no text", "too large header"],
 )
 def test_dead_letter_that_cannot_hold_its_value_goes_without(
     kafka_brokers: str, unique_name: str, row: QueuedRow

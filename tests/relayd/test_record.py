@@ -52,6 +52,12 @@ def test_record_of_headers_that_are_no_object_is_refused() -> None:
         record(outbox_row(headers="[]"))
 
 
+@pytest.mark.parametrize("value", [5, True, ["a"], {"a": "b"}])
+def test_record_of_a_traceparent_that_is_no_text_is_refused(value: object) -> None:
+    with pytest.raises(TypeError, match="traceparent"):
+        record(outbox_row(headers=orjson.dumps({"traceparent": value}).decode()))
+
+
 @pytest.mark.parametrize(
     "moment",
     [
