@@ -6,7 +6,7 @@ in timestamp.c (microseconds since 2000), uuid_recv in uuid.c.
 """
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import repeat
 from uuid import UUID
@@ -53,15 +53,28 @@ def uuids_of_bytes(values: Sequence[bytes | None]) -> bytes:
     return _array(UUID_OID, len(values), elements)
 
 
+class Texts(list[str]):
+    """Texts that are given to many statements, not to be changed: their array is made once."""
+
+    def __init__(self, elements: Mapping[str, bytes]) -> None:
+        """From each text's `text_element`."""
+        super().__init__(elements)
+        self.array = _array(TEXT_OID, len(elements), elements.values())
+
+
+def text_element(value: str) -> bytes:
+    """Raises UnicodeEncodeError for a lone surrogate."""
+    content = value.encode()
+    return _LENGTH(len(content)) + content
+
+
 def texts(values: Sequence[str | None]) -> bytes:
     """Raises UnicodeEncodeError for a lone surrogate."""
+    if isinstance(values, Texts):
+        return values.array
     elements = []
     for value in values:
-        if value is None:
-            elements.append(_NULL)
-        else:
-            content = value.encode()
-            elements.append(_LENGTH(len(content)) + content)
+        elements.append(_NULL if value is None else text_element(value))
     return _array(TEXT_OID, len(values), elements)
 
 

@@ -73,6 +73,15 @@ CEILINGS = [60_000, 99_000, 2**63 - 1, 70_000]
 APART = {"keys": ["k1", "k2"], "receivers": ["webhook"]}
 OUTBOX_COLUMNS = (3, EVENT, "ticket.updated", "{}", "{}")
 FAILED: dict[str, object] = {"bucket": 3, "key": "k", "id": 7, "error": "refused"}
+FAILED_MANY: dict[str, object] = {
+    "buckets": [n % 64 for n in SOME],
+    "epochs": [1] * 500,
+    "keys": [f"key {n}" for n in SOME],
+    "ids": SOME,
+    "attempts": [1] * 500,
+    "waits": [1.5] * 500,
+    "errors": ["refused"] * 500,
+}
 TICKET_COLUMNS = ("title", "text", "new", "low")
 NOW = "2026-01-15T08:00:00Z"
 KEY = (EVENT, EVENT)
@@ -161,7 +170,7 @@ SAMPLES: dict[str, Parameters] = {
     "HorizonStore.WRITERS": {},
     "QueueStore.COMPLETE": {"buckets": [n % 64 for n in SOME], "ids": SOME},
     "QueueStore.COMPLETE_AND_KEEP": {"buckets": [n % 64 for n in SOME], "ids": SOME},
-    "QueueStore.PARK": FAILED | {"attempts": 1, "wait": 1.5, "owner": "me", "epoch": 1},
+    "QueueStore.PARK": {"owner": "me"} | FAILED_MANY,
     "QueueStore.UNPARK": {"buckets": [3, 7], "keys": ["k1", "k2"], "ids": [7, 9]},
     "QueueStore.PARKED": {"buckets": [3, 7, 11, 60]},
     "QueueStore.BURY": FAILED | {"attempts": 5, "first_failed_at": NOW},

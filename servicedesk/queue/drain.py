@@ -23,7 +23,7 @@ from servicedesk.queue.metrics import QueueMetrics
 from servicedesk.queue.parking import Parking
 from servicedesk.queue.parts import Parts
 from servicedesk.queue.reading import Reading
-from servicedesk.queue.row import Parked
+from servicedesk.queue.refresh import Refresh
 from servicedesk.queue.sending import Sending
 from servicedesk.queue.settings import DrainSettings
 from servicedesk.queue.store import QueueStore
@@ -82,6 +82,10 @@ class Drain:
         self._reading = Reading(
             store=store, lines=self._lines, parking=self._parking, parts=self._parts,
             settings=settings,
+        )  # fmt: skip
+        self._parked = Refresh(
+            store=store, lines=self._lines, parking=self._parking, reading=self._reading,
+            ledger=self._ledger,
         )  # fmt: skip
         self._backlog = Backlog(store, self._lines, self._parts, settings.refresh_seconds)
         self._database_error: str | None = NOT_ASKED
@@ -266,22 +270,9 @@ class Drain:
         return found
 
     async def _refresh(self) -> None:
-        """Take over what the table of parked keys says, and show the state."""
-        ours = [bucket for bucket in self._lines.buckets if bucket.is_ours]
-        epochs = {bucket.number: bucket.epoch for bucket in ours}
-        rows: dict[int, list[Parked]] = {bucket.number: [] for bucket in ours}
-        asked_at = self._loop.time()
+        """Take over what was changed elsewhere, and show the state."""
         await self._reading.raise_horizon()
-        for row in await self._store.parked(list(rows)):
-            rows[row.bucket].append(row)
-        for bucket in ours:
-            if bucket.is_ours and bucket.epoch == epochs[bucket.number]:
-                for freed in self._parking.refresh(bucket.number, rows[bucket.number], asked_at):
-                    self._reading.resume(freed)
-                for row, last_id in self._parking.abandoned(rows[bucket.number]):
-                    if row.key not in self._lines.lines:
-                        self._ledger.free(row.bucket, row.key, last_id)
-        self._parking.forget_tried(self._lines.lines)
+        await self._parked.run()
         self._metrics.show_waiting(self._lines, self._parking, self._parts, self._backlog.unread)
 
     async def _probe(self, sending: Sending) -> None:

@@ -16,6 +16,8 @@ from servicedesk.queue.parking import ParkedKey, Parking
 from servicedesk.queue.row import Failure, QueuedRow
 from servicedesk.queue.store import QueueStore
 
+# Small, so that deletions come in between.
+PARKED_AT_ONCE = 500
 PAUSE = Backoff(base_seconds=0.1, cap_seconds=2.0)
 
 
@@ -42,7 +44,7 @@ class Ledger:
         self._random = random
         self._acknowledged: deque[QueuedRow] = deque()
         self._freed: deque[tuple[int, str, int]] = deque()
-        self._parked: deque[tuple[QueuedRow, ParkedKey]] = deque()
+        self._parked: deque[tuple[ParkedKey, int | None]] = deque()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
@@ -55,8 +57,9 @@ class Ledger:
                 self.free(row.bucket, row.key, row.id)
         self._note()
 
-    def park(self, row: QueuedRow, parked: ParkedKey) -> None:
-        self._parked.append((row, parked))
+    def park(self, parked: ParkedKey) -> None:
+        """Under the epoch that its bucket is held under now."""
+        self._parked.append((parked, self._lines.buckets[parked.bucket].epoch))
         self._note()
 
     async def bury(self, row: QueuedRow, failure: Failure) -> None:
@@ -100,7 +103,8 @@ class Ledger:
         count = min(len(self._acknowledged), self._batch_rows)
         rows = [self._acknowledged.popleft() for _ in range(count)]
         freed, self._freed = self._freed, deque()
-        parked, self._parked = self._parked, deque()
+        count = min(len(self._parked), PARKED_AT_ONCE)
+        parked = [self._parked.popleft() for _ in range(count)]
         if rows:
             await self._insist(lambda: self._store.complete(rows))
             self._lines.retire(rows)
@@ -110,28 +114,22 @@ class Ledger:
             await self._insist(lambda: self._store.unpark(list(freed)))
             for _, key, row_id in freed:
                 self._parking.freed(key, row_id)
-        for row, record in parked:
-            await self._save(row, record)
+        if parked:
+            await self._save(parked)
 
-    async def _save(self, row: QueuedRow, record: ParkedKey) -> None:
-        bucket = self._lines.buckets[row.bucket]
-        epoch = bucket.epoch
-        if epoch is not None:
-            await self._insist(lambda: self._park(row, record, epoch))
-        self._parking.save(record)
-        bucket.unsettled -= 1
+    async def _save(self, parked: Sequence[tuple[ParkedKey, int | None]]) -> None:
+        # A key is there twice when its bucket was lost and regained in between: the later counts.
+        latest = {record.key: (record, epoch) for record, epoch in parked}
+        await self._insist(lambda: self._park(list(latest.values())))
+        for record, _ in parked:
+            self._parking.save(record)
+            self._lines.buckets[record.bucket].unsettled -= 1
 
-    async def _park(self, row: QueuedRow, record: ParkedKey, epoch: int) -> None:
-        first_failed_at = await self._store.park(
-            row,
-            owner=self._owner,
-            epoch=epoch,
-            attempts=record.attempts,
-            wait_seconds=record.due_at - asyncio.get_running_loop().time(),
-            error=record.error,
-        )
-        if first_failed_at is not None:
-            record.first_failed_at = first_failed_at
+    async def _park(self, parked: Sequence[tuple[ParkedKey, int | None]]) -> None:
+        now = asyncio.get_running_loop().time()
+        first_failed_at = await self._store.park(parked, owner=self._owner, now=now)
+        for record, _ in parked:
+            record.first_failed_at = first_failed_at.get(record.key, record.first_failed_at)
 
     async def _insist(self, write: Callable[[], Awaitable[object]]) -> None:
         """Repeat a write until the database takes it; every one of them may be repeated."""

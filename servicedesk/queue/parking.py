@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from math import inf
 
+from servicedesk.binary import Texts
 from servicedesk.queue.row import Parked, QueuedRow
+from servicedesk.queue.waiting import Waiting
 
 # Until a key is tried again whose part of the far side is away; and until one is forgotten that was
 # tried and has no row any more.
 POSTPONED_SECONDS = 10.0
+# Two readings of one time in the table differ by less, as a rule.
+SAME_SECONDS = 0.05
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,6 +48,10 @@ class Parking:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._keys: dict[str, ParkedKey] = {}
+        self._of_bucket: dict[int, dict[str, ParkedKey]] = {}
+        # Each key is in one of these.
+        self._waiting = Waiting()
+        self._tried: dict[str, ParkedKey] = {}
         # Keys that were freed, when the table learned it, and up to which row: older readings of
         # it are no news.
         self._freed: dict[str, tuple[float, int]] = {}
@@ -51,12 +59,30 @@ class Parking:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def waiting_keys(self) -> list[str]:
-        return [parked.key for parked in self._keys.values() if parked.waiting]
+    def waiting_keys(self) -> Texts:
+        return self._waiting.keys()
 
     def is_waiting(self, key: str) -> bool:
-        parked = self._keys.get(key)
-        return parked is not None and parked.waiting
+        return key in self._waiting
+
+    def _add(self, parked: ParkedKey) -> None:
+        key = parked.key
+        self._keys[key] = self._of_bucket.setdefault(parked.bucket, {})[key] = parked
+        self._tried.pop(key, None)
+        self._waiting.add(key)
+
+    def _remove(self, parked: ParkedKey) -> None:
+        key = parked.key
+        del self._keys[key], self._of_bucket[parked.bucket][key]
+        self._tried.pop(key, None)
+        self._waiting.discard(key)
+
+    def wait(self, parked: ParkedKey) -> None:
+        """The key that was to be tried waits again, until it is due."""
+        parked.waiting = True
+        self._tried.pop(parked.key, None)
+        self._waiting.add(parked.key)
+        self._waiting.schedule(parked.key, parked.due_at)
 
     def failures(self, row: QueuedRow) -> ParkedKey | None:
         """The record of this very row's failures."""
@@ -68,7 +94,7 @@ class Parking:
     ) -> ParkedKey:
         """The row's key waits; to be saved."""
         former = self.failures(row)
-        parked = self._keys[row.key] = ParkedKey(
+        parked = ParkedKey(
             bucket=row.bucket,
             key=row.key,
             first_id=row.id,
@@ -78,6 +104,7 @@ class Parking:
             first_failed_at=former.first_failed_at if former else failed_at,
             row_created_at=row.created_at,
         )
+        self._add(parked)
         return parked
 
     def set_aside(
@@ -92,6 +119,7 @@ class Parking:
             row, error=error, attempts=attempts, wait_seconds=wait_seconds, failed_at=failed_at
         )
         parked.saved_at, parked.times_aside = inf, times
+        self._waiting.schedule(row.key, parked.due_at)
 
     def times_aside(self, row: QueuedRow) -> int:
         """How often this very row was set aside."""
@@ -103,8 +131,8 @@ class Parking:
         and what becomes of it in the table is seen. False when it is not parked."""
         parked = self._keys.get(key)
         if parked is not None and not parked.waiting:
-            parked.waiting, parked.due_at = True, self._now() + POSTPONED_SECONDS
-            parked.is_postponed = True
+            parked.due_at, parked.is_postponed = self._now() + POSTPONED_SECONDS, True
+            self.wait(parked)
         return parked is not None
 
     def hasten(self, is_of_part: Callable[[str], bool]) -> None:
@@ -112,18 +140,21 @@ class Parking:
         for parked in self._keys.values():
             if parked.is_postponed and is_of_part(parked.key):
                 parked.due_at = self._now()
+                self._waiting.schedule(parked.key, parked.due_at)
 
     def forget_tried(self, in_memory: Container[str]) -> None:
         """Forget keys that only memory knows, that were due for a while, and that no row was found
         of: it was skipped."""
         longest_ago = self._now() - POSTPONED_SECONDS
-        for parked in [p for p in self._keys.values() if p.saved_at == inf and not p.waiting]:
+        for parked in [parked for parked in self._tried.values() if parked.saved_at == inf]:
             if parked.due_at <= longest_ago and parked.key not in in_memory:
-                del self._keys[parked.key]
+                self._remove(parked)
 
     def save(self, parked: ParkedKey) -> None:
-        """The table has it now."""
+        """The table has it now. Meanwhile the key may have been freed, or parked anew."""
         parked.saved_at = self._now()
+        if self._keys.get(parked.key) is parked:
+            self._waiting.schedule(parked.key, parked.due_at)
 
     def free(self, key: str, row_id: int) -> ParkedKey | None:
         """The row is done with, and the key no longer parked, unless it is for a later row; what it
@@ -148,26 +179,26 @@ class Parking:
 
     def _pop_up_to(self, key: str, row_id: int) -> ParkedKey | None:
         parked = self._keys.get(key)
-        return self._keys.pop(key) if parked is not None and parked.first_id <= row_id else None
+        if parked is None or parked.first_id > row_id:
+            return None
+        self._remove(parked)
+        return parked
 
     def _is_old_news(self, row: Parked, asked_at: float) -> bool:
         freed_at, up_to_id = self._freed.get(row.key, (-inf, 0))
         return freed_at >= asked_at and row.first_id <= up_to_id
 
     def forget_bucket(self, bucket: int) -> None:
-        for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
-            del self._keys[parked.key]
+        for parked in list(self._of_bucket.get(bucket, {}).values()):
+            self._remove(parked)
 
     def take_due(self) -> list[ParkedKey]:
-        """Keys whose wait is over; they no longer wait, and are read again."""
-        now = self._now()
-        due = [
-            p
-            for p in self._keys.values()
-            if p.waiting and p.saved_at is not None and p.due_at <= now
-        ]
+        """Keys whose wait is over, but for those to be saved; they no longer wait, and are read
+        again."""
+        due = [self._keys[key] for key in self._waiting.take_due(self._now())]
         for parked in due:
             parked.waiting = parked.is_postponed = False
+            self._tried[parked.key] = parked
         return due
 
     def refresh(self, bucket: int, rows: Sequence[Parked], asked_at: float) -> list[ParkedKey]:
@@ -175,18 +206,29 @@ class Parking:
         operator freed. A key that is being tried, or changed since, is left as it is."""
         found = {row.key: row for row in rows}
         freed = []
-        for parked in [parked for parked in self._keys.values() if parked.bucket == bucket]:
+        for parked in list(self._of_bucket.get(bucket, {}).values()):
             if parked.key not in found and self._is_settled(parked, asked_at):
-                del self._keys[parked.key]
+                self._remove(parked)
                 freed.append(parked)
         for row in found.values():
             known = self._keys.get(row.key)
             if known is None and not self._is_old_news(row, asked_at):
-                self._keys[row.key] = self._from_table(row)
+                parked = self._from_table(row)
+                self._add(parked)
+                self._waiting.schedule(row.key, parked.due_at)
             elif known is not None and self._is_settled(known, asked_at):
-                known.due_at = self._due_at(row)
-        self._freed = {key: freed for key, freed in self._freed.items() if freed[0] >= asked_at}
+                self._move(known, self._due_at(row))
         return freed
+
+    def _move(self, parked: ParkedKey, due_at: float) -> None:
+        # What the clocks and the time of the answer make of an unchanged time is no news.
+        if abs(due_at - parked.due_at) > SAME_SECONDS:
+            parked.due_at = due_at
+            self._waiting.schedule(parked.key, due_at)
+
+    def forget_freed(self, asked_at: float) -> None:
+        """All that the table is asked from now on, it is asked after this."""
+        self._freed = {key: freed for key, freed in self._freed.items() if freed[0] >= asked_at}
 
     def abandoned(self, rows: Sequence[Parked]) -> list[tuple[Parked, int]]:
         """Parked rows that were tried again and are gone, each with the last row that its key is
@@ -194,9 +236,7 @@ class Parking:
         return [
             (row, max(row.first_id, known.first_id))
             for row in rows
-            if row.row_created_at is None
-            and (known := self._keys.get(row.key)) is not None
-            and not known.waiting
+            if row.row_created_at is None and (known := self._tried.get(row.key)) is not None
         ]
 
     @staticmethod

@@ -91,7 +91,7 @@ class Reading:
                 # Its bucket is not read again for it: that may be very many rows.
                 self._again.append(parked)
             else:
-                parked.waiting = True  # until the next read
+                self._parking.wait(parked)  # until the next read
 
     def resume(self, parked: ParkedKey) -> None:
         """Read the key again from the row that failed."""

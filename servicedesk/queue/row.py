@@ -35,11 +35,11 @@ class QueuedRow(NamedTuple):
         return UUID(self.key.rpartition("/")[2])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parked:
+class Parked(NamedTuple):
     """A key that waits for `wait_seconds` more, 0 or less when it is due.
 
-    `row_created_at` is None when the row it waits for is gone.
+    `row_created_at` is None when the row it waits for is gone. A tuple, because all parked keys are
+    read once a second; the fields are in the order of the columns of `QueueStore.PARKED`.
     """
 
     bucket: int

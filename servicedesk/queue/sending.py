@@ -192,7 +192,7 @@ class Sending:
             wait_seconds=wait_seconds,
             failed_at=datetime.now(UTC),
         )
-        self._ledger.park(row, parked)
+        self._ledger.park(parked)
 
     def _hold(self, line: Line, row: QueuedRow, outcome: Unreachable) -> None:
         lane = line.lane

@@ -4,14 +4,20 @@ Every function is one transaction. Times are the database's clock, so workers ne
 theirs. Statements are templates over the names in `tables.py` (see statements.py).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from servicedesk import binary
 from servicedesk.queue.horizon_store import HorizonStore
+from servicedesk.queue.parking import ParkedKey
 from servicedesk.queue.row import Failure, Parked, QueuedRow
 from servicedesk.queue.row_store import RowStore
 from servicedesk.queue.statements import Statements
+
+# Parked._make is a function in Python, and would be called for every row.
+make_parked: Callable[[Sequence[Any]], Parked] = partial(tuple.__new__, Parked)
 
 
 class QueueStore:
@@ -65,44 +71,46 @@ class QueueStore:
         """Give back the connections kept for reading and completing."""
         await self._statements.close()
 
-    # A row lock on the parked row; the bucket's row is read, so a worker that has lost the bucket
-    # parks nothing. first_failed_at stays that of the row's first failure.
+    # Row locks on the parked rows, in the order of their primary key; the buckets are read, so
+    # a worker that has lost a bucket parks nothing of it. first_failed_at stays that of the row's
+    # first failure.
     PARK = """
     INSERT INTO {queue}_parked AS parked (bucket, key, first_id, attempts, next_at, error)
-    SELECT bucket, %(key)s, %(id)s, %(attempts)s, now() + make_interval(secs => %(wait)s), %(error)s
-    FROM {queue}_bucket
-    WHERE bucket = %(bucket)s AND owner = %(owner)s AND epoch = %(epoch)s
+    SELECT held.bucket, failed.key, failed.id, failed.attempts,
+           now() + make_interval(secs => failed.wait), failed.error
+    FROM unnest(%(buckets)s::int2[], %(epochs)s::int8[], %(keys)s::text[], %(ids)s::int8[],
+                %(attempts)s::int4[], %(waits)s::float8[], %(errors)s::text[])
+         AS failed(bucket, epoch, key, id, attempts, wait, error)
+    JOIN {queue}_bucket AS held
+      ON held.bucket = failed.bucket AND held.owner = %(owner)s AND held.epoch = failed.epoch
+    ORDER BY held.bucket, failed.key
     ON CONFLICT (bucket, key) DO UPDATE
     SET first_id = EXCLUDED.first_id, attempts = EXCLUDED.attempts, next_at = EXCLUDED.next_at,
         error = EXCLUDED.error,
         first_failed_at = CASE WHEN parked.first_id = EXCLUDED.first_id
                                THEN parked.first_failed_at ELSE now() END
-    RETURNING first_failed_at
+    RETURNING key, first_failed_at
     """
 
     async def park(
-        self,
-        row: QueuedRow,
-        *,
-        owner: str,
-        epoch: int,
-        attempts: int,
-        wait_seconds: float,
-        error: str,
-    ) -> datetime | None:
-        """Park the row's key; returns when the row first failed, None when the lease is lost."""
+        self, held: Sequence[tuple[ParkedKey, int | None]], *, owner: str, now: float
+    ) -> dict[str, datetime]:
+        """Park keys, each once, under the epoch of its bucket; `now` is the clock of `due_at`.
+
+        Returns by key when its row first failed; not of keys whose bucket is lost."""
+        keys = [parked for parked, _ in held]
         parameters = {
-            "bucket": row.bucket,
-            "key": row.key,
-            "id": row.id,
-            "attempts": attempts,
-            "wait": wait_seconds,
-            "error": error,
+            "buckets": [parked.bucket for parked in keys],
+            "epochs": [epoch for _, epoch in held],
+            "keys": [parked.key for parked in keys],
+            "ids": [parked.first_id for parked in keys],
+            "attempts": [parked.attempts for parked in keys],
+            "waits": [parked.due_at - now for parked in keys],
+            "errors": [parked.error for parked in keys],
             "owner": owner,
-            "epoch": epoch,
         }
         rows = await self._statements.fetch_tuples(self.PARK, parameters)
-        return rows[0][0] if rows and isinstance(rows[0][0], datetime) else None
+        return {str(key): at for key, at in rows if isinstance(at, datetime)}
 
     # Row locks on parked rows; the primary key (bucket, key). A key that waits for a later row was
     # parked since, maybe by another worker, and stays; the row that it waited for may be earlier
@@ -127,16 +135,19 @@ class QueueStore:
     # No lock. The primary keys of both tables; a subquery, because a join of many parked keys would
     # be planned as a scan of the whole queue.
     PARKED = """
-    SELECT parked.bucket, parked.key, parked.first_id, parked.attempts, parked.first_failed_at,
-           parked.error, extract(epoch FROM parked.next_at - now())::float8 AS wait_seconds,
+    SELECT parked.bucket, parked.key, parked.first_id, parked.attempts,
+           extract(epoch FROM parked.next_at - now())::float8 AS wait_seconds,
+           parked.first_failed_at, parked.error,
            (SELECT created_at FROM {queue}
             WHERE bucket = parked.bucket AND id = parked.first_id) AS row_created_at
     FROM {queue}_parked AS parked
-    WHERE parked.bucket = ANY(%(buckets)s)
+    WHERE parked.bucket = ANY(%(buckets)s::int2[])
     """
 
     async def parked(self, buckets: Sequence[int]) -> list[Parked]:
-        return await self._statements.fetch(Parked, self.PARKED, {"buckets": list(buckets)})
+        text = self._statements.text(self.PARKED).decode()
+        values = {"buckets": binary.int2s(buckets)}
+        return await self._statements.reading.fetch(make_parked, text, values)
 
     # Row locks on the row and on its parked key; primary keys. One statement, so the row is in
     # exactly one of the two tables at any time. A key that waits for a later row stays, as above.
