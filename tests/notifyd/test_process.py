@@ -227,19 +227,23 @@ def test_mail_server_that_answers_in_latin_1_stops_nobody(
 def test_record_whose_header_name_is_no_utf_8_is_a_dead_letter_and_stops_nobody(
     start_daemon: StartDaemon, database_url: str, kafka_brokers: str, unique_name: str
 ) -> None:
-    """The library cannot make a text of it: neither of an event's, nor of what is none."""
-    odd, sound = event(uuid4()), event(uuid4())
+    """The library cannot make a text of it: neither of an event's, nor of what is none. By then the
+    interpreter has optimised the reading of headers, and checks less than at first."""
+    before, odd, sound = [event(uuid4()) for _ in range(200)], event(uuid4()), event(uuid4())
     headers = [(b"traceparent", TRACEPARENT.encode()), (b"na\xefve", b"x")]
-    for value in (envelope(odd), b"garbage"):
-        produce_raw(kafka_brokers, unique_name, b"key", value, headers)
-    produce(kafka_brokers, unique_name, [sound])
+    produce(kafka_brokers, unique_name, before)
     with Receiver() as receiver:
         settings = environment(database_url, kafka_brokers, unique_name, **with_webhook(receiver))
         daemon = start_daemon("notifyd", settings).wait_ready()
-        wait_until(lambda: receiver.requests, 20, "webhook")
+        wait_until(lambda: len(receiver.requests) >= 200, 30, "webhooks")
+        for value in (envelope(odd), b"garbage"):
+            produce_raw(kafka_brokers, unique_name, b"key", value, headers)
+        produce(kafka_brokers, unique_name, [sound])
         dead = read_topic(kafka_brokers, f"{unique_name}.dlq", f"{unique_name}-dlq", 2)
+        wait_until(lambda: len(receiver.requests) >= 201, 20, "webhook of the sound one")
         assert daemon.terminate() == 0
-    assert [request.headers["webhook-id"] for request in receiver.requests] == [str(sound.event_id)]
+    arrived = {request.headers["webhook-id"] for request in receiver.requests}
+    assert arrived == {str(each.event_id) for each in (*before, sound)}
     found = {message.value(): headers_of(message) for message in dead}
     assert found.keys() == {envelope(odd), b"garbage"}
     assert found[envelope(odd)]["dlq_error_message"].startswith("headers cannot be read: Unicode")
