@@ -1,11 +1,14 @@
 """What answers at the address of Redis, and is none, or not any more."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import pytest
 
+from tests.conftest import StartDaemon
+from tests.support.processes import wait_until
 from tests.ticketd.application import NEW, running
 from tests.ticketd.test_replays import until_true
 
@@ -72,3 +75,18 @@ def test_garbled_answers_of_redis_fail_no_request_and_end_no_worker(
 
     asyncio.run(listen_and_act())
     assert loop_reports == []
+
+
+def test_redis_that_hangs_up_on_everybody_is_one_line_in_the_log(
+    start_daemon: StartDaemon, database_url: str
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(30)
+        url = f"redis://127.0.0.1:{listening.getsockname()[1]}/0"
+        daemon = start_daemon("ticketd", {"DATABASE_URL": database_url, "REDIS_URL": url})
+        for _ in range(4):
+            listening.accept()[0].close()
+        wait_until(lambda: daemon.events("redis_away"), 10, "word of it")
+    assert daemon.terminate() == 0
+    assert daemon.events("library_message") == []
+    assert len(daemon.events("redis_away")) == 1
