@@ -37,6 +37,8 @@ MOST = 512
 # What waits beyond it is answered as if Redis were away.
 QUEUE_LIMIT = 8192
 CONNECT_SECONDS = 1.0
+# The least that uvloop waits for, so that it looks at its sockets before that is over.
+LOOK_SECONDS = 0.001
 RECONNECT = Backoff(base_seconds=0.1, cap_seconds=2.0)
 # A server that is lost again sooner is one that comes and goes, and is tried less and less often.
 STEADY_SECONDS = 5.0
@@ -215,8 +217,15 @@ class RedisLink:
             ]
             self._wire.send(b"".join(commands))
             self._timer = asyncio.get_running_loop().call_later(
-                self._settings.exchange_seconds, self._lose, TimeoutError()
+                self._settings.exchange_seconds, self._look_again
             )
+
+    def _look_again(self) -> None:
+        """After a stall of this very process uvloop runs its timers before it reads, and the answer
+        may be there: hear it first, which ends the timer."""
+        self._timer = asyncio.get_running_loop().call_later(
+            LOOK_SECONDS, self._lose, TimeoutError()
+        )
 
     def _heard(self, reply: object) -> None:
         if not self._asked:  # no answer to anything, so this is not Redis
