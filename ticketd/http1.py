@@ -13,6 +13,7 @@ from ticketd.exchange import Exchange
 from ticketd.messages import BODILESS, Response, client_of
 from ticketd.middleware import Pipeline
 from ticketd.parsing import RequestReader
+from ticketd.unsent import unsent_bytes
 
 # So much is parsed at once. What may be thousands of small requests becomes requests only as they
 # are answered, and other connections have their turn between.
@@ -59,6 +60,7 @@ class Connection(asyncio.Protocol):
     _is_choked = False
     _is_lingering = False
     _has_eof = False
+    _unsent_bytes = 0
 
     def __init__(self, host: Host) -> None:
         self._host = host
@@ -142,6 +144,8 @@ class Connection(asyncio.Protocol):
 
     def check(self) -> None:
         """End what has stood still for too long."""
+        if self._active is None:
+            self._note_progress()
         stood_seconds = self._host.now - self._since
         exchange, pipeline = self._active, self._host.pipeline
         if exchange is not None:
@@ -160,6 +164,13 @@ class Connection(asyncio.Protocol):
             limit = min(limit, LINGER_SECONDS)
         if stood_seconds > limit:
             self._transport.abort()
+
+    def _note_progress(self) -> None:
+        """A client that takes what was written is not one that stands still."""
+        unsent = unsent_bytes(self._transport)
+        if unsent < self._unsent_bytes:
+            self._since = self._host.now
+        self._unsent_bytes = unsent
 
     def close_when_idle(self) -> None:
         """When no whole head has arrived, and nothing for a while: one may be on its way, and its
