@@ -61,6 +61,8 @@ def create_app() -> Application:
 def build_app(config: Config, log: Log, *, in_tasks: bool) -> Application:
     """`in_tasks` is for other servers, which run each request in a task."""
     metrics = Metrics()
+    # The first beat: the next one comes after a look at the database, which may take seconds.
+    metrics.heartbeat.set(time.time())
     random_bytes = RandomBlocks(os.urandom).take
     link = build_redis_link(config, metrics, log, in_tasks=in_tasks)
     store, background = build_store(config, metrics, link, log, in_tasks=in_tasks)

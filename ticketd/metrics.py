@@ -32,11 +32,13 @@ HEARTBEAT = "ticketd_worker_heartbeat_timestamp_seconds"
 
 
 class DatabaseState(IntEnum):
-    """How a worker sees its database; the worst of all workers has the lowest number."""
+    """How a worker sees its database; the worst of all workers has the lowest number, and one that
+    has not looked yet takes nothing from the others."""
 
     OUTDATED = -1
     UNREACHABLE = 0
     OK = 1
+    STARTING = 2
 
 
 class Metrics:
@@ -114,8 +116,9 @@ class Metrics:
             "ticketd_http_requests_in_flight", "Requests being worked on", "livesum"
         )
         self.database_state = self._gauge(
-            DATABASE_STATE, "1 ok, 0 unreachable, -1 schema too old", "livemin"
+            DATABASE_STATE, "2 starting, 1 ok, 0 unreachable, -1 schema too old", "livemin"
         )
+        self.database_state.set(DatabaseState.STARTING)
         self.heartbeat = self._gauge(HEARTBEAT, "When the event loop last turned", "livemin")
 
     def route(self, method: str, route: str) -> RouteMetrics:
@@ -208,7 +211,7 @@ def exposition(directory: Path) -> bytes:
 
 
 def gauges(directory: Path) -> Mapping[str, float]:
-    """The gauges without labels, over all live workers; those that nobody has set are missing.
+    """The gauges without labels, over all live workers; 0 where a worker has not set one yet.
 
     The files of counters are left alone: probes ask for this, and dead workers leave theirs."""
     return {

@@ -37,6 +37,7 @@ SILENT_SECONDS = 10.0
 CONNECT_SECONDS = 0.5
 STUCK_SECONDS = 60.0
 DATABASE_REASONS = {
+    DatabaseState.STARTING: "starting",
     DatabaseState.OK: "ok",
     DatabaseState.UNREACHABLE: "unreachable",
     DatabaseState.OUTDATED: "the schema is too old; run: python -m servicedesk.migrate",
@@ -92,7 +93,8 @@ class Workers:
 
     def _silent_seconds(self, found: Mapping[str, float]) -> float:
         now = self._wall_clock()
-        return now - found.get(HEARTBEAT, now)
+        # A worker that has just come into being has 0 there for a moment.
+        return now - (found.get(HEARTBEAT) or now)
 
 
 class Supervisor:
