@@ -60,10 +60,12 @@ class Upload(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What the store has. `sha256` is None when it keeps no such checksum."""
+    """What the store has. `sha256` is None when it keeps no such checksum; `encoding` is the
+    Content-Encoding that came with the upload, empty without one."""
 
     size: int
     sha256: bytes | None
+    encoding: str
 
 
 class CallObserver(Protocol):
@@ -90,17 +92,21 @@ class Bucket:
 
     async def run(self) -> None:
         """Holds the connections until it is cancelled."""
-        jar = aiohttp.DummyCookieJar()
-        async with aiohttp.ClientSession(auto_decompress=False, cookie_jar=jar) as self._session:
+        # A proxy before the store may encode what it passes on; we want what the store has.
+        async with aiohttp.ClientSession(
+            headers={"Accept-Encoding": "identity"},
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        ) as self._session:
             await asyncio.get_running_loop().create_future()
 
     async def sign_upload(
         self, attachment: Attachment, expires_at: datetime | None = None
     ) -> Upload:
         """For as long as is set, or until a moment that is a whole second; raises UploadOverError
-        when that has come. Type, size and checksum are part of the signature: nothing else can be
-        uploaded with it where the store holds the body against them, as AWS, MinIO and SeaweedFS
-        do."""
+        when that has come. Type, size and checksum are part of the signature: no other content
+        can be uploaded with it where the store holds the body against them, as AWS, MinIO and
+        SeaweedFS do. Headers that are left out cannot be signed: see `sign_download`."""
         headers = {
             "Content-Type": attachment.content_type,
             "Content-Length": str(attachment.size),
@@ -119,11 +125,13 @@ class Bucket:
                 return Upload(SignedRequest("PUT", url, headers), end)
 
     async def sign_download(self, attachment: Attachment, method: str) -> SignedRequest:
-        """`method` is GET or HEAD. Every header of the answer that a browser acts upon is ours."""
+        """`method` is GET or HEAD. Name, type, caching and encoding are ours, whatever was
+        uploaded with the content: with an encoding, browsers would save something else."""
         parameters = {
             "response-content-disposition": content_disposition(attachment.name),
             "response-content-type": attachment.content_type,
             "response-cache-control": "private, no-store",
+            "response-content-encoding": "identity",
         }
         seconds = int(self._settings.download_seconds)
         keys = await self._keys()
@@ -138,7 +146,8 @@ class Bucket:
                 return None
             await self._require(answer, 200)
             checksum = answer.headers.get("x-amz-checksum-sha256", "")
-            return Stored(int(answer.headers.get("content-length", "-1")), _digest(checksum))
+            size = int(answer.headers.get("content-length", "-1"))
+            return Stored(size, _digest(checksum), answer.headers.get("content-encoding", ""))
 
     async def digest(self, key: str) -> bytes | None:
         """SHA-256 of the whole object, read back in pieces; None when there is no such object."""

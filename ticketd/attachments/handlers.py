@@ -216,6 +216,8 @@ class AttachmentHandlers:
         if stored.size != announced.size:
             detail = f"The upload has {stored.size} bytes, {announced.size} were announced"
             raise UploadMismatchError(detail)
+        if stored.encoding:
+            raise UploadMismatchError("The upload has a Content-Encoding, none was announced")
         digest = stored.sha256 or await self._health.ask(self._bucket.digest(announced.key))
         if digest is None:
             raise UploadMissingError
