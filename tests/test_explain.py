@@ -127,9 +127,11 @@ Parameters = Sequence[object] | Mapping[str, object]
 SAMPLES: dict[str, Parameters] = {
     "servicedesk.database.IS_MIGRATED": (),
     "servicedesk.database.NEWEST_MIGRATION": (),
+    "ticketd.lanes.LOCK_TIMEOUT": (),
     "ticketd.batches.CREATE": (TICKET, *NEW_TICKET, *OUTBOX_COLUMNS),
     "ticketd.batches.CREATE_MANY": many((TICKET, *NEW_TICKET, *OUTBOX_COLUMNS)),
     "ticketd.batches.GET_MANY": ([UUID(int=number) for number in range(100)],),
+    "ticketd.batches.NOT_HELD": ([UUID(int=number) for number in range(100)],),
     "ticketd.batches.CHANGE_MANY": many(
         (TICKET, *TICKET_COLUMNS, "igor", 2, NOW, None, 1, *OUTBOX_COLUMNS)
     ),

@@ -14,7 +14,7 @@ from typing import Generic, Protocol, TypeVar
 import psycopg
 
 from servicedesk.database import AWAY
-from servicedesk.wire import Connection, Wire
+from servicedesk.wire import Connection, Statement, Wire
 from ticketd.errors import DatabaseUnavailableError, OverloadedError
 from ticketd.pending import Pending, Result, TaskPending
 
@@ -24,6 +24,11 @@ Item = TypeVar("Item")
 # result type") never works again on its connection, but does on the next one.
 UNREACHABLE = (*AWAY, psycopg.errors.FeatureNotSupported)
 PAUSE_SECONDS = 0.02
+# For who locks rows that people lock as well, in psql or with a change of many tickets. A lock of
+# ticketd's own is over within milliseconds, on a slow disk within tenths of a second; whoever waits
+# for longer keeps his lane from all others, for most of the time that their requests have.
+LOCK_TIMEOUT = Statement("lock_timeout", "SELECT set_config('lock_timeout', '500ms', false)")
+HELD = "The ticket is held by another transaction"
 
 
 class BatchObserver(Protocol):
@@ -33,7 +38,8 @@ class BatchObserver(Protocol):
         """`waited_seconds` is the oldest request's wait before it was taken."""
 
     def failure(self, kind: str) -> None:
-        """`away`, or `split` when a batch was taken apart to find the row at fault."""
+        """`away`; `split` when a batch was taken apart to find the row at fault; `held` when
+        somebody held a row of it for too long."""
 
 
 class Waiting(Pending[Result], Generic[Item, Result]):
@@ -76,7 +82,8 @@ class Lanes(Generic[Item, Result]):
     `work` carries out items as one transaction and returns their results in the same order. It may
     be repeated after a lost connection, for `retry_seconds`, so repeating it must do no harm; what
     a repeat returns goes through `doubt`. No two items of one batch have the same `key`, and items
-    of one key are taken in their order.
+    of one key are taken in their order. With `gives_up_locks` nobody waits for long for a lock;
+    `not_held` then says which items would find theirs free, and without it a batch fails as one.
     """
 
     def __init__(
@@ -87,7 +94,11 @@ class Lanes(Generic[Item, Result]):
         observer: BatchObserver,
         key: Callable[[Item], object] | None = None,
         doubt: Callable[[Result], Result] = lambda result: result,
+        gives_up_locks: bool = False,
+        not_held: Callable[[Wire, Sequence[Item]], Awaitable[Sequence[bool]]] | None = None,
     ) -> None:
+        self._gives_up_locks = gives_up_locks
+        self._not_held = not_held
         self._key = key
         self._doubt = doubt
         self._connect = settings.connect
@@ -129,7 +140,7 @@ class Lanes(Generic[Item, Result]):
                 group.create_task(self._run_lane())
 
     async def _run_lane(self) -> None:
-        link = Link(self._connect)
+        link = Link(self._connect, LOCK_TIMEOUT if self._gives_up_locks else None)
         try:
             while True:
                 batch = self._take()
@@ -169,14 +180,18 @@ class Lanes(Generic[Item, Result]):
         self._queue.extendleft(reversed(later))
         return list(batch.values())
 
-    async def _carry_out(self, link: "Link", batch: list[Waiting[Item, Result]]) -> None:
+    async def _carry_out(
+        self, link: "Link", batch: list[Waiting[Item, Result]], *, repeated: bool = False
+    ) -> None:
         """Settle all of the batch."""
         taken_at = self._now()
-        repeated = False
         while True:
             try:
                 wire = await link.wire()
                 results = await self._work(wire, [waiting.item for waiting in batch])
+            except psycopg.errors.LockNotAvailable as error:
+                await self._pass_by(link, batch, error, repeated=repeated)
+                return
             except UNREACHABLE as error:
                 self._observer.failure("away")
                 await link.cut()
@@ -197,6 +212,36 @@ class Lanes(Generic[Item, Result]):
                 asyncio.get_running_loop().call_soon(_settle, batch, results)
                 return
 
+    async def _pass_by(
+        self,
+        link: "Link",
+        batch: list[Waiting[Item, Result]],
+        error: Exception,
+        *,
+        repeated: bool,
+    ) -> None:
+        """Somebody holds a row, so nothing of the batch is done: requests whose rows are held fail,
+        others are carried out. Many held rows cost the lane no more time than one."""
+        self._observer.failure("held")
+        are_free = await self._are_free(link, batch)
+        held = [waiting for waiting, free in zip(batch, are_free, strict=True) if not free]
+        _fail(held, DatabaseUnavailableError(HELD), error)
+        others = [waiting for waiting, free in zip(batch, are_free, strict=True) if free]
+        if others:
+            await self._carry_out(link, others, repeated=repeated)
+
+    async def _are_free(self, link: "Link", batch: list[Waiting[Item, Result]]) -> Sequence[bool]:
+        """Never all of them: what nobody holds a row of waits for the whole table."""
+        nothing = [False] * len(batch)
+        if self._not_held is None or len(batch) == 1:
+            return nothing
+        try:
+            found = await self._not_held(await link.wire(), [waiting.item for waiting in batch])
+        except psycopg.Error:
+            await link.cut()
+            return nothing
+        return nothing if all(found) else found
+
     async def _split(
         self, link: "Link", batch: list[Waiting[Item, Result]], error: Exception
     ) -> None:
@@ -212,16 +257,27 @@ class Lanes(Generic[Item, Result]):
 
 
 class Link:
-    """The connection of one lane: made when it is needed, and anew after it was cut."""
+    """The connection of one lane: made when it is needed, and anew after it was cut. `first` is run
+    on each before it is used."""
 
-    def __init__(self, connect: Callable[[], Awaitable[Connection]]) -> None:
+    def __init__(
+        self, connect: Callable[[], Awaitable[Connection]], first: Statement | None
+    ) -> None:
         self._connect = connect
+        self._first = first
         self._wire: Wire | None = None
 
     async def wire(self) -> Wire:
         """Raises psycopg.OperationalError."""
         if self._wire is None:
-            self._wire = Wire(await self._connect())
+            wire = Wire(await self._connect())
+            if self._first is not None:
+                try:
+                    await wire.run(self._first, [])
+                except BaseException:
+                    await wire.close()
+                    raise
+            self._wire = wire
         return self._wire
 
     async def cut(self) -> None:

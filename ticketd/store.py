@@ -12,7 +12,7 @@ from uuid import UUID
 
 from servicedesk.database import AWAY, require_schema
 from servicedesk.wire import Connection
-from ticketd.batches import Creation, Write, create_many, get_many
+from ticketd.batches import Creation, Write, create_many, get_many, not_held
 from ticketd.errors import (
     DatabaseUnavailableError,
     OverloadedError,
@@ -138,6 +138,8 @@ class PostgresTicketStore:
                 observer=observe("change"),
                 key=lambda write: write.ticket.id,
                 doubt=lambda won: won or None,
+                gives_up_locks=True,
+                not_held=not_held,
             )
             for _ in range(lanes.lanes)
         ]

@@ -50,6 +50,7 @@ class AttachmentStore:
             settings=replace(lanes, lanes=1, most=1, in_tasks=True),
             work=_ask,
             observer=observer,
+            gives_up_locks=True,
         )
         self.run = self._lanes.run
 

@@ -9,18 +9,23 @@ import psycopg
 from tests.support.processes import wait_until
 
 LOCK = 7
-# A statement that gets to such a row waits for the test, which kills its ticketd there.
+HELD = "held up"
+# A statement that gets to such a row waits for the test, which kills its ticketd there. It asks
+# again and again: a wait for a lock would be given up soon, as that for a row that somebody holds.
 HOLD_UP = """
 CREATE FUNCTION hold_up() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock({lock});
+    PERFORM set_config('application_name', '{held}', true);
+    WHILE NOT pg_try_advisory_xact_lock({lock}) LOOP
+        PERFORM pg_sleep(0.01);
+    END LOOP;
     RETURN CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
 END $$;
 CREATE TRIGGER hold_up BEFORE {event} ON attachments FOR EACH ROW EXECUTE FUNCTION hold_up();
 """
 WAITING = """
 SELECT pid FROM pg_stat_activity
-WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = 'advisory'
+WHERE datname = current_database() AND application_name = %s
 """
 
 
@@ -29,11 +34,11 @@ def held_up(url: str, event: str, *, then_ended: bool) -> Iterator[psycopg.Conne
     """While statements on attachments wait. At the end they go on one after another, or are ended,
     as the server would end them for a client that is gone."""
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(HOLD_UP.format(lock=LOCK, event=event).encode())
+        connection.execute(HOLD_UP.format(held=HELD, lock=LOCK, event=event).encode())
         connection.execute(f"SELECT pg_advisory_lock({LOCK})".encode())
         yield connection
         if then_ended:
-            for (pid,) in connection.execute(WAITING).fetchall():
+            for (pid,) in connection.execute(WAITING, (HELD,)).fetchall():
                 connection.execute("SELECT pg_terminate_backend(%s)", (pid,))
             wait_until(lambda: how_many_wait(connection) == 0, 10, "end of the statements")
         connection.execute(f"SELECT pg_advisory_unlock({LOCK})".encode())
@@ -41,4 +46,4 @@ def held_up(url: str, event: str, *, then_ended: bool) -> Iterator[psycopg.Conne
 
 
 def how_many_wait(connection: psycopg.Connection[Any]) -> int:
-    return len(connection.execute(WAITING).fetchall())
+    return len(connection.execute(WAITING, (HELD,)).fetchall())
