@@ -40,6 +40,10 @@ class StoreAwayError(Exception):
     """The store did not answer, or refuses all that ticketd asks; the text is the reason."""
 
 
+class CallRefusedError(Exception):
+    """The store answered, and refuses what was asked of one object; the text is the reason."""
+
+
 class UploadOverError(Exception):
     """An upload that was to end at a moment that has come already."""
 
@@ -75,7 +79,8 @@ class CallObserver(Protocol):
 
 
 class Bucket:
-    """`run` has to run beside it. Every call raises StoreAwayError. `now` is UTC."""
+    """`run` has to run beside it. Every call raises StoreAwayError, and those on one
+    object CallRefusedError. `now` is UTC."""
 
     def __init__(
         self,
@@ -174,7 +179,7 @@ class Bucket:
 
     async def _require(self, answer: aiohttp.ClientResponse, *statuses: int) -> None:
         if answer.status not in statuses:
-            raise StoreAwayError(_refusal(answer.status, await _code(answer)))
+            raise CallRefusedError(_refusal(answer.status, await _code(answer)))
 
     def _second(self) -> datetime:
         return self._now().replace(microsecond=0)

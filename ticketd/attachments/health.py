@@ -9,11 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from servicedesk.logs import Log
-from ticketd.attachments.bucket import StoreAwayError
+from ticketd.attachments.bucket import CallRefusedError, StoreAwayError
 from ticketd.errors import StorageUnavailableError
 
 PROBE_SECONDS = 10.0
 PROBE_SECONDS_WHILE_AWAY = 1.0
+REFUSED = "The store of attachments refuses this file"
 
 Found = TypeVar("Found")
 
@@ -47,13 +48,18 @@ class StoreHealth:
             raise StorageUnavailableError
 
     async def ask(self, call: Awaitable[Found]) -> Found:
-        """The outcome of a call, which also tells how the store is. Raises
+        """The outcome of a call, which also tells how the store is: one that is refused speaks for
+        its own object only, and the probe finds out about the others. Raises
         StorageUnavailableError."""
         try:
             return await call
         except StoreAwayError as error:
             self._learn(str(error))
             raise StorageUnavailableError from error
+        except CallRefusedError as error:
+            self._log.warning("storage_refused", reason=str(error))
+            self._woken.set()
+            raise StorageUnavailableError(REFUSED) from error
 
     async def watch(self) -> None:
         """Runs until it is cancelled."""
