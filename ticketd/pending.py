@@ -5,7 +5,7 @@ itself and goes on in the very call that settles it; a task waits as for a futur
 """
 
 import asyncio
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 Result = TypeVar("Result")
@@ -72,3 +72,19 @@ class TaskPending(Pending[Result]):
             finally:
                 self.is_over = True
         return self._outcome()
+
+
+async def in_task(driven: Coroutine[Any, None, Result]) -> Result:
+    """Awaits in a task what is made to be driven by hand, and so awaits nothing but Pendings."""
+    try:
+        while True:
+            try:
+                pending: Pending[Any] = driven.send(None)
+            except StopIteration as end:
+                result: Result = end.value
+                return result
+            settled = asyncio.Event()
+            pending.when_settled(settled.set)
+            await settled.wait()
+    finally:
+        driven.close()

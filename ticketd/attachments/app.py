@@ -1,9 +1,10 @@
 """The wiring of attachments. Importing it loads botocore and aiohttp, so only a worker with an S3
 store does."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from servicedesk.logs import Log
@@ -20,6 +21,7 @@ from ticketd.identifiers import IdentifierSource
 from ticketd.lanes import LaneSettings
 from ticketd.lifetime import Background
 from ticketd.metrics import Metrics
+from ticketd.pending import in_task
 from ticketd.readiness import storage_check
 
 AT_ONCE = 256
@@ -43,11 +45,11 @@ def build_attachments(
     metrics: Metrics,
     identifiers: IdentifierSource,
     now: Callable[[], datetime],
-    note_change: Callable[[UUID], Awaitable[None]],
+    note_change: Callable[[UUID], Coroutine[Any, Any, None]],
     request_seconds: float,
     log: Log,
 ) -> Attachments:
-    """`note_change` is awaited, as requests wait, after what may have changed a ticket, and before
+    """`note_change` waits as requests do; it runs after what may have changed a ticket, and before
     that is answered."""
     observer = AttachmentMetrics(metrics.registry)
     bucket = Bucket(settings, _credentials(settings), now, observer)
@@ -74,7 +76,9 @@ def build_attachments(
         ),
         identifiers=identifiers,
         now=now,
-        note_change=note_change,
+        note_change=(
+            note_change if lanes.in_tasks else lambda ticket_id: in_task(note_change(ticket_id))
+        ),
         removed=sweeper.wake,
         limits=settings.limits,
         upload_seconds=settings.upload_seconds,

@@ -15,7 +15,7 @@ from ticketd import idempotency, tickets
 from ticketd.arguments import JSON, identifier, refuse_parameters, require_type
 from ticketd.attachments.attachment import Attachment, Limits, NewAttachment
 from ticketd.attachments.bucket import Bucket, Upload, UploadOverError
-from ticketd.attachments.errands import Errands
+from ticketd.attachments.errands import Errand, Errands
 from ticketd.attachments.health import StoreHealth
 from ticketd.attachments.keyed import Announcement
 from ticketd.attachments.parsing import parser
@@ -41,7 +41,6 @@ from ticketd.events import TicketEvent
 from ticketd.idempotency import REPLAYED, Key, read_key
 from ticketd.identifiers import IdentifierSource, moment_of
 from ticketd.messages import NOSNIFF, NOT_STORED, HeaderBlock, Request, Response
-from ticketd.pending import Pending
 from ticketd.tickets import Ticket
 
 NOT_STORED_JSON = HeaderBlock((b"content-type", b"application/json"), NOSNIFF, NOT_STORED)
@@ -51,8 +50,9 @@ Result = TypeVar("Result")
 
 
 class AttachmentHandlers:
-    """`now` is UTC. `removed` is called after each removal, whose object is still to be deleted.
-    From an upload's last second it takes `late_seconds` until it is sure that none is under way."""
+    """`now` is UTC. `note_change` is awaited in tasks. `removed` is called after each removal, whose
+    object is still to be deleted. From an upload's last second it takes `late_seconds` until it is
+    sure that none is under way."""
 
     def __init__(
         self,
@@ -101,8 +101,8 @@ class AttachmentHandlers:
         self._health.require()
         headers = correlation_headers(request.request_id, request.traceparent)
         errand = partial(self._complete, ticket_id, attachment_id, headers)
-        under_way = self._errands.join((ticket_id, attachment_id), errand)
-        attachment = await self._changed(ticket_id, under_way)
+        change = partial(self._changed, ticket_id, errand)
+        attachment = await self._errands.join((ticket_id, attachment_id), change)
         return Response(200, NOT_STORED_JSON, attachment_json(attachment))
 
     async def list(self, request: Request) -> Response:
@@ -124,13 +124,15 @@ class AttachmentHandlers:
         describe = self._describe(REMOVED, headers)
         touch = partial(tickets.touch, self._now())
         errand = partial(self._store.remove, ticket_id, attachment_id, touch, describe)
-        await self._changed(ticket_id, self._errands.run(errand))
+        await self._errands.run(partial(self._changed, ticket_id, errand))
         self._removed()
         return Response(204, EMPTY, b"")
 
-    async def _changed(self, ticket_id: UUID, under_way: Pending[Result]) -> Result:
+    async def _changed(self, ticket_id: UUID, errand: Errand[Result]) -> Result:
+        """A part of the errand, which may outlive its request: what is committed then must be made
+        known as well."""
         try:
-            result = await under_way
+            result = await errand()
         except Exception:
             # It may have come after the commit.
             await self._note_change(ticket_id)
