@@ -6,20 +6,23 @@ import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
+import psycopg
 import pytest
 import redis
 
 from deploy.local.valkey import Valkey
+from tests.ticketd.application import NEW, Running, chunk, http_scope, in_tasks, running, until
 from tests.ticketd.application import Exchange as Messages
-from tests.ticketd.application import Running, chunk, http_scope, in_tasks, running, until
 from tests.ticketd.redis_servers import valkey
 from tests.ticketd.test_replays import assert_ready, until_true
 from ticketd.config import Config
 from ticketd.messages import client_of
 from ticketd.quotas import TAKE, LocalBuckets, Quota
 
+JSON = "application/json"
 LEFT = re.compile(r'"default";r=(\d+);t=(\d+)')
 
 
@@ -84,6 +87,62 @@ def test_answers_to_requests_that_failed_say_it_too() -> None:
         }
 
     run({"TICKETD_QUOTA": "10/1h"}, act)
+
+
+def test_refusals_of_what_took_a_token_say_so_too() -> None:
+    async def act(app: Running) -> None:
+        ticket, client = await app.create(), app.client
+        path, key = f"/tickets/{ticket['id']}", {"idempotency-key": "k"}
+        assert (await client.post("/tickets", json=NEW, headers=key)).status_code == 201
+        answers = [
+            await client.post("/tickets", content="{", headers={"content-type": JSON}),
+            await client.get("/tickets?limit=0"),
+            await client.get(f"/tickets/{uuid4()}"),
+            await app.patch(ticket, status="resolved"),
+            await app.patch(ticket, if_match='"7"', title="t"),
+            await client.post("/tickets", content="{}", headers={"content-type": "text/plain"}),
+            await client.post("/tickets", json=NEW | {"title": "t"}, headers=key),
+            await client.patch(path, json={"title": "t"}),
+        ]
+        found = [(answer.status_code, left(answer)[0]) for answer in answers]
+        assert found == [
+            (400, 97), (400, 96), (404, 95), (409, 94), (412, 93), (415, 92), (422, 91), (428, 90),
+        ]  # fmt: skip
+        assert len(answers[2].headers.get_list("ratelimit-policy")) == 1
+        # These took none.
+        for answer in (await client.get("/nothing"), await client.put("/tickets")):
+            assert "ratelimit" not in answer.headers
+
+    run({"TICKETD_QUOTA": "100/1h", "TICKETD_REQUIRE_IF_MATCH": "true"}, act)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status"),
+    [
+        ("ALTER TABLE tickets RENAME COLUMN title TO topic", 500),
+        ("LOCK TABLE tickets IN ACCESS EXCLUSIVE MODE", 503),
+    ],
+)
+def test_failures_of_what_took_a_token_say_so_too(
+    database_url: str, spoil: str, status: int
+) -> None:
+    async def act(app: Running) -> None:
+        # The other servers end a request that takes too long in a way of their own.
+        async with in_tasks(settings) as other:
+            with psycopg.connect(database_url) as connection:
+                connection.execute(spoil.encode())
+                if status == 500:
+                    connection.commit()
+                answer = await app.client.get("/tickets")
+                exchange = Messages(chunk(b""))
+                await other(http_scope("GET", "/tickets"), exchange.receive, exchange.send)
+            assert (answer.status_code, exchange.status) == (status, status)
+            assert left(answer)[0] == 99
+            assert '"default";r=99;' in exchange.headers["ratelimit"]
+
+    settings = {"DATABASE_URL": database_url, "TICKETD_QUOTA": "100/1h"}
+    settings |= {"TICKETD_REQUEST_TIMEOUT": "2s"}
+    run(settings, act)
 
 
 def test_without_a_quota_nothing_is_said_of_one() -> None:

@@ -50,9 +50,9 @@ Result = TypeVar("Result")
 
 
 class AttachmentHandlers:
-    """`now` is UTC. `note_change` is awaited in tasks. `removed` is called after each removal, whose
-    object is still to be deleted. From an upload's last second it takes `late_seconds` until it is
-    sure that none is under way."""
+    """`now` is UTC. `note_change` is awaited in tasks. `removed` is called after each removal,
+    whose object is still to be deleted. From an upload's last second it takes `late_seconds` until
+    it is sure that none is under way."""
 
     def __init__(
         self,
