@@ -255,7 +255,8 @@ def _logger(notices: Notices) -> logging.Logger:
 
 def _end(producer: Producer) -> None:
     producer.purge()
-    # Of a producer that failed for good it raises the error once more, which has been told.
-    with contextlib.suppress(KafkaException):
+    # Of a producer that failed for good it raises the error once more, which has been told; before
+    # Python 3.12 the binding, 2.16, now and then makes a SystemError of it.
+    with contextlib.suppress(KafkaException, SystemError):
         producer.flush(CLOSE_SECONDS)
     producer.close()
