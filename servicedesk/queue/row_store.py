@@ -49,6 +49,7 @@ class RowStore:
     # The same, with the rows that became visible late, seen by the same snapshot, and without the
     # keys and receivers that are set aside. The primary key, two ranges a bucket: up to `ceiling`,
     # and to the row that fills its share of bytes, so `Most.filled` can tell whether there is more.
+    # Keys come as a subquery, which is hashed: each row was compared with each of thousands.
     READ_CAREFULLY = """
     SELECT found.*
     FROM unnest(%(buckets)s::int2[], %(safe_floors)s::int8[], %(floors)s::int8[],
@@ -58,14 +59,16 @@ class RowStore:
          FROM {queue}
          WHERE bucket = start.bucket AND id > start.safe_floor AND id <= start.floor
            AND id NOT IN (SELECT unnest(%(known)s::int8[]))
-           AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+           AND {key} NOT IN (SELECT unnest(%(keys)s::text[]))
+           AND {receiver} <> ALL(%(receivers)s::text[])
          ORDER BY id)
         UNION ALL
         (SELECT {columns} FROM (
             SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
             FROM {queue}
             WHERE bucket = start.bucket AND id > start.floor AND id <= start.ceiling
-              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} <> ALL(%(receivers)s::text[])
+              AND {key} NOT IN (SELECT unnest(%(keys)s::text[]))
+           AND {receiver} <> ALL(%(receivers)s::text[])
             WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
             ORDER BY id LIMIT %(most)s
          ) AS next
@@ -141,7 +144,7 @@ class RowStore:
             SELECT {row}, sum(octet_length(payload)) OVER so_far - octet_length(payload) AS before
             FROM {queue}
             WHERE bucket = start.bucket AND id > start.floor AND id <= start.ceiling
-              AND {key} <> ALL(%(keys)s::text[]) AND {receiver} = %(receiver)s
+              AND {key} NOT IN (SELECT unnest(%(keys)s::text[])) AND {receiver} = %(receiver)s
             WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
             ORDER BY id LIMIT %(most)s
         ) AS next

@@ -16,7 +16,7 @@ from servicedesk.queue.circuit import Circuit
 from servicedesk.queue.lines import Lines
 from servicedesk.queue.parking import Parking
 from servicedesk.queue.reading import Reading
-from servicedesk.queue.row import Acknowledged, Most, QueuedRow, Rejected, Unreachable
+from servicedesk.queue.row import Acknowledged, Most, QueuedRow, Rejected, Span, Unreachable
 from servicedesk.queue.statements import Statements
 from servicedesk.queue.store import QueueStore
 from servicedesk.queue.tables import DELIVERY, OUTBOX, QueueTables
@@ -189,3 +189,23 @@ def test_read_of_a_bucket_ends_with_the_row_that_fills_its_bytes() -> None:
     assert most.filled([row, row]) == {1}
     assert most.filled([row._replace(bucket=bucket) for bucket in (1, 2, 2)]) == {2}
     assert most.filled([row._replace(payload=b"")] * 3) == {1}
+
+
+async def test_thousands_of_parked_keys_do_not_slow_a_read_down(database_url: str) -> None:
+    """Nor once PostgreSQL has made the plan that it keeps, with the sixth time."""
+    fill(database_url, tickets(4_000), 1)
+    spans = [Span(bucket=bucket, safe_floor=0, floor=0) for bucket in range(64)]
+    most = Most(rows=64, payload_bytes=1 << 20)
+    pool = create_pool(database_url, application="test", minimum=1, maximum=1, wait_seconds=15)
+    async with pool:
+        store = QueueStore(Statements(pool, OUTBOX))
+        seconds: dict[int, list[float]] = {1: [], 20_000: []}
+        for _ in range(12):
+            for many, took in seconds.items():
+                keys = [str(uuid4()) for _ in range(many)]
+                began = time.perf_counter()
+                assert await store.rows.read(spans, most, without_keys=keys)
+                took.append(time.perf_counter() - began)
+        await store.close()
+    # One by one it is a hundred times as long.
+    assert min(seconds[20_000][6:]) < 12 * min(seconds[1][6:])
