@@ -51,7 +51,7 @@ class Relay:
         self._owner = owner
         self._registry = CollectorRegistry()
         self._metrics = QueueMetrics(OUTBOX, self._registry)
-        self._start = {"database": "not asked yet", "schema": "not asked yet"}
+        self._start = dict.fromkeys(("database", "schema", "kafka"), "not asked yet")
         self._publisher: Publisher | None = None
         self._drain: Drain | None = None
         for collector in (ProcessCollector, PlatformCollector, GCCollector):

@@ -38,7 +38,7 @@ def test_page_shows_relays_with_their_ratios_and_holds_them_to_the_bars() -> Non
     run = type(run)(**{name: getattr(run, name) for name in run.__slots__} | {"settings": settings})
     page, _ = report([run])
     assert "| relayd to debezium | 6 | 6 | 6 |" in page
-    assert "| events/s of one relayd, to Debezium | ≥ 5 | 6 (6–6) | yes | peers |" in page
+    assert "| events/s of one relayd, to Debezium | ≥ 5 | 6 (6–6) | yes | peers, " in page
     assert "a run at 012345678, 2 rounds, drains of 1,000 events" in page
     assert "## Iterations" not in page
 
