@@ -159,7 +159,7 @@ def test_leader_killed_then_two_of_three(
         topic = pipeline.environment["KAFKA_TOPIC"]
         ticketd, relayd, _ = pipeline.start("ticketd", "relayd", "notifyd")
         figures: dict[str, float] = {}
-        load = steady_load(pipeline, ticketd, rate=RATE)
+        load = steady_load(pipeline, ticketd, rate=scenario.pick(short=50.0, full=RATE))
         wait_until(receiver.has_taken(100), 30, "the first deliveries")
         for times in scenario.pick(short=["first"], full=["first", "second"]):
             figures[f"{times} leader replaced after seconds"] = lose_leader(three_brokers, topic)
