@@ -9,7 +9,7 @@ length only.
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +25,7 @@ from tests.faults.scenario import Scenario
 from tests.pipeline.pipeline import Pipeline
 from tests.support.checker import Accepted, judge
 from tests.support.processes import Daemon, wait_until
-from tests.support.topic_log import read_topic
-from tests.support.webhooks import WebhookReceiver
+from tests.support.topic_log import TopicRecord, read_topic
 
 pytestmark = [pytest.mark.kafka, pytest.mark.pipeline, pytest.mark.timeout(600)]
 
@@ -72,7 +71,8 @@ class Round:
     events: int
     seconds: float
     reads: float
-    p99_ms: float = 0.0
+    began_at: float = 0.0
+    ended_at: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -137,10 +137,14 @@ SHORT = Drains(times=3, tickets=400, events=10)
 FULL = Drains(times=3, tickets=2_000, events=20)
 
 
-def has_published(relayd: Daemon, events: int) -> bool:
-    """Whether Kafka has acknowledged so many to this relayd."""
+def published(relayd: Daemon) -> float:
+    """How many events Kafka has acknowledged to this relayd."""
     values = re.findall(r"^outbox_published_total\{.*\} (.+)$", relayd.metrics(), re.MULTILINE)
-    return sum(float(value) for value in values) >= events
+    return sum(map(float, values))
+
+
+def has_published(relayd: Daemon, events: int) -> bool:
+    return published(relayd) >= events
 
 
 def drain_round(
@@ -210,61 +214,59 @@ def test_old_snapshot_held_in_a_steady_run(
 ) -> None:
     rate = scenario.pick(short=150.0, full=800.0)
     seconds = scenario.pick(short=4.0, full=40.0)
-    with (
-        WebhookReceiver() as receiver,
-        Pipeline(
-            database_url=database_url,
-            kafka_brokers=apache_kafka.bootstrap_servers,
-            name=unique_name,
-            receivers={"sink": receiver},
-            directory=tmp_path,
-        ) as pipeline,
-    ):
-        pipeline.start("relayd", "notifyd")
+    with Pipeline(
+        database_url=database_url,
+        kafka_brokers=apache_kafka.bootstrap_servers,
+        name=unique_name,
+        receivers={},
+        directory=tmp_path,
+    ) as pipeline:
+        [relayd] = pipeline.start("relayd")
         with FixedRate(pipeline, rate) as load:
-            wait_until(receiver.has_taken(100), 30, "the first deliveries")
-            work = steady_round(pipeline, receiver, load, seconds)
+            wait_until(lambda: published(relayd) >= 100, 30, "the first events in the topic")
+            work = steady_round(pipeline, relayd, load, seconds)
             pairs = take_turns(pipeline, scenario.pick(short=2, full=3), work)
             accepted = load.finish()
-        pipeline.wait_delivered("sink", len(accepted), 60)
-        pipeline.wait_empty(30)
-        verdict = pipeline.judge(accepted, "sink")
+        wait_until(lambda: pipeline.count("SELECT count(*) FROM outbox") == 0, 60, pipeline.state)
+        topic = read_topic(apache_kafka.bootstrap_servers, f"{unique_name}.events", 120)
+        verdict = judge(accepted, database_url, topic=topic)
     scenario.conclude(
         7,
-        f"old snapshot held at {rate:g} events/s",
+        f"old snapshot held at {rate:g} events/s into the topic",
         verdict,
         {
             **figures_of(pairs),
-            "p99 to the receiver without, ms": round(
-                statistics.median(pair.without.p99_ms for pair in pairs)
-            ),
-            "p99 to the receiver with, ms": round(
-                statistics.median(pair.held.p99_ms for pair in pairs)
-            ),
+            "p99 into the topic without, ms": p99_ms(topic, [pair.without for pair in pairs]),
+            "p99 into the topic with, ms": p99_ms(topic, [pair.held for pair in pairs]),
         },
     )
     check(pairs, scenario, scenario.pick(short=MOST_READS_WHEN_IDLE, full=MOST_READS))
-    delivered = statistics.median(pair.held.rate for pair in pairs)
-    assert delivered >= scenario.pick(short=0.0, full=LEAST_RATE) * rate
+    arrived = statistics.median(pair.held.rate for pair in pairs)
+    assert arrived >= scenario.pick(short=0.0, full=LEAST_RATE) * rate
+
+
+def p99_ms(topic: Sequence[TopicRecord], rounds: Sequence[Round]) -> int:
+    """The median of the rounds."""
+    found = [percentile(waits(topic, each.began_at, each.ended_at), 0.99) for each in rounds]
+    return round(1000 * statistics.median(found))
 
 
 def steady_round(
-    pipeline: Pipeline, receiver: WebhookReceiver, load: FixedRate, seconds: float
+    pipeline: Pipeline, relayd: Daemon, load: FixedRate, seconds: float
 ) -> Callable[[], Round]:
-    """A while of the load as it comes. It is as fast as events are delivered meanwhile."""
+    """A while of the load as it comes. It is as fast as events come into the topic meanwhile."""
 
     def work() -> Round:
-        reads, taken = pipeline.count(READS), len(receiver.deliveries)
+        reads, before = pipeline.count(READS), published(relayd)
         begun, began_at = time.monotonic(), time.time()
         load.goes_on_for(seconds)
         events, took, ended_at = (
-            len(receiver.deliveries) - taken,
+            round(published(relayd) - before),
             time.monotonic() - begun,
             time.time(),
         )
         reads = pipeline.count(READS) - reads
         wait_until(lambda: has_caught_up(pipeline), 30, "end of the backlog")
-        p99 = percentile(waits(receiver.deliveries, began_at, ended_at), 0.99)
-        return Round(events=events, seconds=took, reads=reads, p99_ms=1000 * p99)
+        return Round(events=events, seconds=took, reads=reads, began_at=began_at, ended_at=ended_at)
 
     return work

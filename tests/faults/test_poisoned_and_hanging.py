@@ -35,7 +35,7 @@ RECEIVERS = 10
 HANGING = "r9"
 TIMEOUT_SECONDS = 3.0
 # Beside the wait without the faults and a quarter more: what a busy machine adds now and then.
-ALLOWANCE_MS = 25.0
+ALLOWANCE_MS = 50.0
 # In a few seconds a wait is what one stall makes of it.
 SHORT_ALLOWANCE_MS = 250.0
 SETTINGS = {
