@@ -58,7 +58,8 @@ def _counts(verdict: dict[str, Any] | None) -> list[str]:
         topic["lost"] + receiver["lost"],
         topic["out_of_order"] + receiver["out_of_order"],
         verdict["dead"],
-        verdict["repeated_in_database"],
+        # Before the queue was watched there was nothing to count it by.
+        verdict["repeated_in_database"] if "unfinished" in verdict else None,
         topic["repeated"],
         receiver["repeated"],
     ]

@@ -28,6 +28,7 @@ def figures(**changes: Any) -> dict[str, Any]:
             "topic": place | {"lost": 1, "repeated": 40},
             "receiver": place | {"lost": 2, "out_of_order": 5},
             "repeated_in_database": 0,
+            "unfinished": 0,
             "dead": 0,
         },
         "figures": {"kills": 25, "recovery s": 1.5},
@@ -45,6 +46,14 @@ def test_row_has_the_counts_of_both_places() -> None:
     assert page.startswith("before\n")
     assert page.endswith("\nafter")
     assert "old" not in page
+
+
+def test_what_was_not_looked_at_is_left_open() -> None:
+    for verdict in (figures()["verdict"] | {"repeated_in_database": None}, figures()["verdict"]):
+        if verdict["repeated_in_database"] is not None:
+            del verdict["unfinished"]  # as in files from before the queue was watched
+        page = fill_scenarios(PAGE, [figures(verdict=verdict)])
+        assert "lease | 50,000 | 3 | 5 | 0 |  | 40 | 0 |" in page
 
 
 def test_shortened_run_and_changed_tree_are_said() -> None:
