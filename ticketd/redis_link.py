@@ -190,7 +190,6 @@ class RedisLink:
             owner = await self._settings.read_owner()
             self._owner = sha256(owner.encode()).hexdigest()[:16].encode()
         self._end = asyncio.get_running_loop().create_future()
-        self._end.add_done_callback(_retrieve)
         self._wire = RedisWire(self._heard, self._lose)
         async with asyncio.timeout(CONNECT_SECONDS):
             self._server = await self._wire.greet(self._settings.address, *self._scripts)
@@ -286,9 +285,3 @@ class RedisLink:
         if not self._was_refused:
             self._log.warning("redis_refused", reason=error.code)
             self._was_refused = True
-
-
-def _retrieve(end: asyncio.Future[None]) -> None:
-    """A connection that ends in its greeting raises that there, and nobody awaits its end."""
-    if not end.cancelled():
-        end.exception()

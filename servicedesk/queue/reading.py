@@ -166,10 +166,10 @@ class Reading:
         filled = most.filled(rows) if keys or receivers else None
         for bucket in still:
             if filled is not None and bucket.number not in filled:
-                # All that is left above the floor was passed over, and has other floors.
+                # All that is left up to the ceiling was passed over, and has other floors.
                 bucket.floor = max(bucket.floor, ceilings.get(bucket.number, settled))
             bucket.safe_floor = max(bucket.safe_floor, min(settled, bucket.floor))
-        return bool(rows) or bool(ceilings)
+        return bool(rows or ceilings)
 
     async def _ceilings(self, floors: Mapping[int, int]) -> dict[int, int]:
         """How far to read each bucket at once; without those that have few rows left. Behind what
@@ -237,7 +237,7 @@ class Reading:
         floors.update({number: reached[number] for number in asked if number not in lowered})
         if not full and not lowered and not filled and not near:
             self._rejoin(lane, settled)
-        return bool(rows) or bool(near)
+        return bool(rows or near)
 
     def _rejoin(self, lane: Lane, caught_up_to: int) -> None:
         for bucket in self._ours():

@@ -68,7 +68,7 @@ class RowStore:
             FROM {queue}
             WHERE bucket = start.bucket AND id > start.floor AND id <= start.ceiling
               AND {key} NOT IN (SELECT unnest(%(keys)s::text[]))
-           AND {receiver} <> ALL(%(receivers)s::text[])
+              AND {receiver} <> ALL(%(receivers)s::text[])
             WINDOW so_far AS (ORDER BY id ROWS UNBOUNDED PRECEDING)
             ORDER BY id LIMIT %(most)s
          ) AS next

@@ -179,7 +179,9 @@ class Bucket:
 
     async def _require(self, answer: aiohttp.ClientResponse, *statuses: int) -> None:
         if answer.status not in statuses:
-            raise CallRefusedError(_refusal(answer.status, await _code(answer)))
+            # The path alone: there is a signature in the query.
+            what = f"{answer.method} {answer.url.path}"
+            raise CallRefusedError(f"{what}: {_refusal(answer.status, await _code(answer))}")
 
     def _second(self) -> datetime:
         return self._now().replace(microsecond=0)

@@ -61,7 +61,8 @@ async def test_object_that_cannot_be_deleted_is_left_for_later_and_the_rest_goes
             assert (await client.download(kept)).status_code == 200
         await until(partial(has_only, storage, key_of(kept)), 30)
         assert app.events("storage_away") == []
-        assert "403" in app.events("storage_refused")[0]["reason"]
+        reason = app.events("storage_refused")[0]["reason"]
+        assert f"DELETE /{storage.bucket}/{key_of(refused)}: answered 403" in reason
 
 
 async def test_upload_that_cannot_be_looked_at_fails_its_own_completion_only(
