@@ -6,7 +6,6 @@ dead entries again reads many times as much, so that is judged at any length, an
 length only.
 """
 
-import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from tests.faults.meanwhile import FixedRate, has_caught_up, waits
 from tests.faults.scenario import Scenario
 from tests.pipeline.pipeline import Pipeline
 from tests.support.checker import Accepted, judge
+from tests.support.metrics import sample
 from tests.support.processes import Daemon, wait_until
 from tests.support.topic_log import TopicRecord, read_topic
 
@@ -139,8 +139,7 @@ FULL = Drains(times=3, tickets=2_000, events=20)
 
 def published(relayd: Daemon) -> float:
     """How many events Kafka has acknowledged to this relayd."""
-    values = re.findall(r"^outbox_published_total\{.*\} (.+)$", relayd.metrics(), re.MULTILINE)
-    return sum(map(float, values))
+    return sample(relayd.metrics(), "outbox_published_total")
 
 
 def has_published(relayd: Daemon, events: int) -> bool:

@@ -35,6 +35,7 @@ class Member:
         self.lines = Lines()
         self.registry = CollectorRegistry()
         self.stop = asyncio.Event()
+        self._group = brokers, name
         self._take_in = take_in
         settings: dict[str, Any] = {
             "brokers": brokers,
@@ -67,6 +68,11 @@ class Member:
             assert not self.task.done(), self.task
             assert asyncio.get_running_loop().time() < deadline, f"no {what}"
             await asyncio.sleep(0.01)
+
+    async def until_committed(self, records: int) -> None:
+        async with asyncio.timeout(20):
+            while await asyncio.to_thread(committed, *self._group) < records:
+                assert not self.task.done(), self.task
 
     async def leave(self) -> None:
         self.stop.set()
@@ -235,11 +241,9 @@ def test_rebalance_in_the_middle_loses_nothing_and_keeps_order(
         await asyncio.to_thread(produce, brokers, unique_name, events[750:])
         await second.until(lambda: len(second.records) > 20, "records at the second")
         await first.leave()
-        await second.until(lambda: _distinct(arrivals) == 1000, "all records")
+        await second.until(lambda: distinct(arrivals) == 1000, "all records")
         # What the first could not commit in the middle of the rebalance is read again.
-        async with asyncio.timeout(20):
-            while await asyncio.to_thread(committed, brokers, unique_name) < 1000:
-                assert not second.task.done()
+        await second.until_committed(1000)
         await second.leave()
         return [first, second]
 
@@ -255,7 +259,7 @@ def test_rebalance_in_the_middle_loses_nothing_and_keeps_order(
     assert committed(brokers, unique_name) == 1000
 
 
-def _distinct(records: Sequence[Record]) -> int:
+def distinct(records: Sequence[Record]) -> int:
     return len({(record.partition, record.offset) for record in records})
 
 
@@ -283,7 +287,7 @@ def test_partition_that_leaves_while_paused_is_read_when_it_comes_back(
         await second.leave()
         await asyncio.to_thread(produce, brokers, unique_name, late)
         both = first.records, second.records
-        await first.until(lambda: _distinct([*both[0], *both[1]]) == 120, "all records")
+        await first.until(lambda: distinct([*both[0], *both[1]]) == 120, "all records")
         await first.leave()
         return second.records
 

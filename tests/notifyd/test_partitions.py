@@ -14,7 +14,7 @@ from notifyd.partitions import Partitions
 from notifyd.record import Record
 from servicedesk.event import Event
 from tests.notifyd.samples import Lines, event, log_to, produce, record
-from tests.notifyd.test_consumer import QUICK_MS, Member, committed
+from tests.notifyd.test_consumer import QUICK_MS, Member, committed, distinct
 from tests.support.processes import wait_until
 
 
@@ -136,13 +136,13 @@ def test_partition_that_comes_back_is_not_committed_backwards(
         database.set()
         await second.until(lambda: second.records, "records at the second")
         await asyncio.to_thread(produce, brokers, unique_name, events[60:])
-        await second.until(lambda: len(_distinct(first, second)) == 120, "all records")
+        await second.until(
+            lambda: distinct([*first.records, *second.records]) == 120, "all records"
+        )
         await second.leave()
         await first.until(lambda: _owned(first) == 2, "return")
         # What a member that was held up could not commit is read again.
-        async with asyncio.timeout(20):
-            while await asyncio.to_thread(committed, brokers, unique_name) < 120:
-                assert not first.task.done()
+        await first.until_committed(120)
         await first.leave()
 
     asyncio.run(scenario())
@@ -151,7 +151,3 @@ def test_partition_that_comes_back_is_not_committed_backwards(
 
 def _owned(member: Member) -> float | None:
     return member.registry.get_sample_value("notifyd_assigned_partitions")
-
-
-def _distinct(*members: Member) -> set[tuple[int, int]]:
-    return {(each.partition, each.offset) for member in members for each in member.records}

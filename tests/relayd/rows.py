@@ -10,6 +10,7 @@ from servicedesk.bucket import bucket_of
 from servicedesk.correlation import correlation_headers
 from servicedesk.queue.row import QueuedRow, queue_key
 
+Connection = psycopg.Connection[tuple[object, ...]]
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 REQUEST_ID = "req-1"
 
@@ -64,5 +65,11 @@ def insert_row(connection: psycopg.Connection[tuple[object, ...]], row: QueuedRo
         row.payload.decode(),
     )  # fmt: skip
     found = connection.execute(INSERT, values).fetchone()
+    assert found is not None
+    return int(str(found[0]))
+
+
+def count(connection: Connection, table: str) -> int:
+    found = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
     assert found is not None
     return int(str(found[0]))

@@ -4,52 +4,35 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import orjson
-import psycopg
 import pytest
 from confluent_kafka import Message
 
 from deploy.local.kafka import Kafka
 from servicedesk.database import MIGRATIONS
 from servicedesk.migrate import migrate, read_migrations
+from tests.conftest import StartDaemon
 from tests.relayd.records import consume, headers_of, newest_offsets
-from tests.relayd.rows import insert_row, outbox_row
-from tests.support.processes import PROJECT, Daemon, free_port, http_status, wait_until
+from tests.relayd.rows import Connection, count, insert_row, outbox_row
+from tests.support.processes import PROJECT, free_port, http_status, wait_until
 
-StartDaemon = Callable[[str, Mapping[str, str]], Daemon]
-Connection = psycopg.Connection[tuple[object, ...]]
 POISON = '{"description":"' + "x" * 2_000_000 + '"}'
 
 
 @pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url, autocommit=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def environment(database_url: str, kafka_brokers: str, unique_name: str) -> dict[str, str]:
-    return {
-        "DATABASE_URL": database_url,
-        "KAFKA_BROKERS": kafka_brokers,
-        "KAFKA_TOPIC": unique_name,
-        "KAFKA_DLQ_TOPIC": f"{unique_name}.dlq",
+def environment(environment: dict[str, str]) -> dict[str, str]:
+    """With short waits."""
+    return environment | {
         "RELAYD_DELIVERY_TIMEOUT": "500ms",
         "RELAYD_LEASE": "4s",
         "RELAYD_RETRY_BASE": "50ms",
         "RELAYD_RETRY_CAP": "200ms",
         "RELAYD_POLL_MAX": "50ms",
     }
-
-
-def count(connection: Connection, table: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
-    assert found is not None
-    return int(str(found[0]))
 
 
 def outbox_is_empty(connection: Connection) -> bool:

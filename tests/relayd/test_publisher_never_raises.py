@@ -3,49 +3,24 @@ when no producer can be made."""
 
 import asyncio
 import time
-from collections.abc import Iterator
 from uuid import uuid4
 
-import psycopg
 import pytest
 
 from servicedesk.queue.row import Acknowledged, Outcome, Rejected, Unreachable
 from servicedesk.queue.target import BuryError
+from tests.conftest import StartDaemon
 from tests.relayd.faulty_cluster import INIT_PRODUCER_ID, FaultyCluster
 from tests.relayd.letters import failure
 from tests.relayd.publishing import Bench, run
 from tests.relayd.records import consume, headers_of
-from tests.relayd.rows import insert_row, outbox_row
-from tests.relayd.test_daemon import StartDaemon
+from tests.relayd.rows import Connection, count, insert_row, outbox_row
 from tests.support.processes import wait_until
 
-Connection = psycopg.Connection[tuple[object, ...]]
 NO_TEXT = '{"traceparent":5}'
 UNKNOWN = "no.such.setting"
 # A refused right to write idempotently, which is fatal to librdkafka's producer.
 CLUSTER_AUTHORIZATION_FAILED = 31
-
-
-@pytest.fixture
-def connection(database_url: str) -> Iterator[Connection]:
-    with psycopg.connect(database_url, autocommit=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def environment(database_url: str, kafka_brokers: str, unique_name: str) -> dict[str, str]:
-    return {
-        "DATABASE_URL": database_url,
-        "KAFKA_BROKERS": kafka_brokers,
-        "KAFKA_TOPIC": unique_name,
-        "KAFKA_DLQ_TOPIC": f"{unique_name}.dlq",
-    }
-
-
-def count(connection: Connection, table: str) -> int:
-    found = connection.execute(f"SELECT count(*) FROM {table}".encode()).fetchone()
-    assert found is not None
-    return int(str(found[0]))
 
 
 def test_what_the_binding_refuses_is_held_against_the_row(

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import os
-import re
 import signal
 import socket
 import time
@@ -18,6 +17,7 @@ import psycopg
 import pytest
 
 from tests.conftest import StartDaemon
+from tests.support.metrics import sample
 from tests.support.processes import Daemon, free_port, wait_until
 from tests.support.raw_http import request_bytes
 from tests.ticketd.application import NEW
@@ -40,12 +40,6 @@ def listens(worker: psutil.Process) -> bool:
     with suppress(psutil.NoSuchProcess):
         return any(each.status == psutil.CONN_LISTEN for each in worker.net_connections("tcp"))
     return False
-
-
-def sample(metrics: str, name: str) -> float:
-    """The sum over all label values."""
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE)
-    return sum(float(value) for value in found)
 
 
 def test_api_and_admin_port_answer_their_probes(start_daemon: StartDaemon) -> None:

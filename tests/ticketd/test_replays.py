@@ -16,6 +16,7 @@ import redis
 from psycopg import sql
 
 from deploy.local.valkey import Valkey
+from tests.support.metrics import sample
 from tests.ticketd.application import NEW, Running, running, until
 from tests.ticketd.redis_servers import PASSWORD, client, routed, valkey
 
@@ -48,9 +49,7 @@ async def has_failed(app: Running, times: float) -> bool:
 
 
 async def metric(app: Running, name: str) -> float:
-    text = (await app.client.get("/metrics")).text
-    found = re.findall(rf"^{name}(?:{{[^}}]*}})? (\S+)$", text, re.MULTILINE)
-    return sum(float(value) for value in found)
+    return sample((await app.client.get("/metrics")).text, name)
 
 
 async def assert_ready(app: Running) -> None:

@@ -1,10 +1,10 @@
 """A worker that starts is neither stuck nor unready, also when its database makes it wait."""
 
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.conftest import StartDaemon
+from tests.support.outages import hanging
 from tests.support.processes import Daemon, free_port, http_status, wait_until
 from tests.support.tcp_proxy import TcpProxy
 from tests.ticketd.test_process import listens, workers
@@ -31,8 +31,8 @@ def has_state(directory: Path) -> bool:
 def test_worker_whose_database_is_silent_is_starting_and_not_stuck(
     start_daemon: StartDaemon, tmp_path: Path
 ) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"postgresql://u:p@127.0.0.1:{silent.getsockname()[1]}/d"
+    with hanging() as port:
+        url = f"postgresql://u:p@127.0.0.1:{port}/d"
         daemon = start_daemon("ticketd", {"DATABASE_URL": url})
         watch = Watch(daemon)
         wait_until(lambda: http_status(f"{daemon.admin_url}/healthz"), 20, "admin port")
