@@ -1,5 +1,6 @@
 """Metrics of the API. Under `python -m ticketd` every worker writes its own files in
-PROMETHEUS_MULTIPROC_DIR, and whoever asks gets the sum of all workers, dead ones included.
+PROMETHEUS_MULTIPROC_DIR, named by its number, and whoever asks gets the sum of all workers. A
+worker that takes the place of a dead one counts on in its files.
 """
 
 import asyncio
@@ -7,7 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    values,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
@@ -223,6 +231,13 @@ def gauges(directory: Path) -> Mapping[str, float]:
     }
 
 
-def forget_worker(pid: int, directory: Path) -> None:
-    """Drop the gauges of a dead worker; its counters stay in the sum."""
-    mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]  # untyped there
+def write_as(number: int) -> None:
+    """Before any metric is made: this process is the worker of that number, the only one. Files
+    named by process ids, as the library names them, would pile up with every worker that dies."""
+    own_files = values.MultiProcessValue(process_identifier=lambda: number)  # type: ignore[no-untyped-call]  # untyped there
+    values.ValueClass = own_files
+
+
+def forget_worker(number: int, directory: Path) -> None:
+    """Drop the gauges of a dead worker; its counters stay in the sum, and its successor's."""
+    mark_process_dead(number, path=str(directory))  # type: ignore[no-untyped-call]  # untyped there

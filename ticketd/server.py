@@ -119,7 +119,8 @@ class Supervisor:
         self._log = log
         # Forking a process with threads, as the admin port has them, may deadlock the child.
         self._context = multiprocessing.get_context("spawn")
-        self._running: list[SpawnProcess] = []
+        # By their numbers, which those that take their places get again.
+        self._running: dict[int, SpawnProcess] = {}
         self._stopping = False
 
     def run(self) -> None:
@@ -146,42 +147,43 @@ class Supervisor:
         start_at = 0.0
         while not self._stopping:
             now = time.monotonic()
-            missing = self._count - len(self._running)
-            if missing and now >= start_at:
-                missing -= self._start(missing)
+            if self._missing() and now >= start_at:
+                self._start()
                 start_at = now + RESTART_SECONDS
-            sentinels = [process.sentinel for process in self._running]
-            wait([ears, *sentinels], start_at - now if missing else None)
+            sentinels = [process.sentinel for process in self._running.values()]
+            wait([ears, *sentinels], start_at - now if self._missing() else None)
             self._bury()
 
-    def _start(self, count: int) -> int:
-        """How many were started; the others are for another time, and no reason to give up those
-        that run."""
-        for started in range(count):
+    def _missing(self) -> list[int]:
+        return [number for number in range(self._count) if number not in self._running]
+
+    def _start(self) -> None:
+        """Start those that are missing. One that cannot be started is for another time, and no
+        reason to give up those that run."""
+        for number in self._missing():
             process = self._context.Process(
-                target=worker.run, args=(self._address,), name="ticketd worker"
+                target=worker.run, args=(self._address, number), name="ticketd worker"
             )
             try:
                 process.start()
             except OSError as error:  # no memory, no descriptor, too many processes
                 self._log.error("worker_not_started", error=error)
-                return started
-            self._running.append(process)
-        return count
+                return
+            self._running[number] = process
 
     def _bury(self) -> None:
         """Take the dead off the list; not while stopping, when ending is what they are to do."""
-        for process in [] if self._stopping else list(self._running):
+        for number, process in [] if self._stopping else list(self._running.items()):
             if process.exitcode is not None:
-                self._running.remove(process)
+                del self._running[number]
                 self._log.error("worker_died", pid=process.pid, exit_code=process.exitcode)
-                forget_worker(process.pid or 0, self._directory)
+                forget_worker(number, self._directory)
 
     def _end(self) -> None:
         give_up = time.monotonic() + self._grace_seconds
-        for process in self._running:
+        for process in self._running.values():
             process.terminate()
-        for process in self._running:
+        for process in self._running.values():
             process.join(max(give_up - time.monotonic(), 0.0))
             if process.exitcode is None:
                 self._log.error("worker_killed", pid=process.pid)

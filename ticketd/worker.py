@@ -12,12 +12,14 @@ from servicedesk.environment import Address
 from servicedesk.logs import Log, capture_library_logs
 from ticketd.app import YOUNG_OBJECTS, build_app, build_server
 from ticketd.config import Config
+from ticketd.metrics import write_as
 
 BACKLOG = 4096
 
 
-def run(address: Address) -> None:
-    """Ends the process with code 1 when the start fails."""
+def run(address: Address, number: int) -> None:
+    """Ends the process with code 1 when the start fails. `number`: no other worker has it now."""
+    write_as(number)
     config = Config.from_environment(os.environ)
     log = Log("ticketd", level=config.log_level)
     capture_library_logs(log)
