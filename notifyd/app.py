@@ -18,7 +18,8 @@ from notifyd.channels.log import LogChannel
 from notifyd.channels.smtp import SmtpChannel
 from notifyd.channels.webhook import WebhookChannel
 from notifyd.config import Config
-from notifyd.consumer import ConsumerSettings, TopicConsumer
+from notifyd.consumer import TopicConsumer
+from notifyd.consumer_settings import ConsumerSettings
 from notifyd.dead_letters import DeadLetterProducer, DeadLetters
 from notifyd.delivery import ChannelTarget
 from notifyd.intake import Batch, Intake

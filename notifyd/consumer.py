@@ -11,12 +11,12 @@ import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import wait as wait_for
-from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Generic, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 
+from notifyd.consumer_settings import ConsumerSettings
 from notifyd.metrics import IngestMetrics
 from notifyd.partitions import Partitions
 from notifyd.record import MessageRest, Record
@@ -26,26 +26,16 @@ OK = "ok"
 ALL_BROKERS_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001 - the library's name for it
 POLL_SECONDS = 0.1
 WATCH_SECONDS = 1.0
+# librdkafka tells of silent brokers only once it has given up all of its connections, which takes
+# half a minute; so Kafka is asked this often whether it is there.
+ASK_SECONDS = 5.0
+ANSWER_SECONDS = 2.0
 # A batch is usually in within milliseconds; one that is not makes the partitions pause.
 PATIENCE_SECONDS = 0.5
 COMMIT_SECONDS = 2.0
 CLOSE_SECONDS = 3.0
 
 Prepared = TypeVar("Prepared")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConsumerSettings:
-    """`finish_seconds`: how long a batch may take after `stop` before it is left for later."""
-
-    brokers: str
-    topic: str
-    group_id: str
-    client_id: str
-    fetch_wait_ms: int
-    session_ms: int
-    batch_records: int
-    finish_seconds: float
 
 
 class TopicConsumer(Generic[Prepared]):
@@ -72,6 +62,7 @@ class TopicConsumer(Generic[Prepared]):
         self._carried: list[Record] = []
         self._next: tuple[list[Record], Prepared] | None = None
         self._watched_at = 0.0
+        self._asked_at = 0.0
 
     def readiness(self) -> str:
         """ "ok" while Kafka answers, otherwise a reason. Callable from any thread."""
@@ -126,34 +117,12 @@ class TopicConsumer(Generic[Prepared]):
             self._leave(consumer)
 
     def _connected(self) -> Consumer:
-        settings = self._settings
+        callbacks = {"error_cb": self._on_error, "on_commit": self._partitions.on_commit}
         consumer = Consumer(
-            {
-                "bootstrap.servers": settings.brokers,
-                "group.id": settings.group_id,
-                "client.id": settings.client_id,
-                "partition.assignment.strategy": "cooperative-sticky",
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
-                "auto.offset.reset": "earliest",
-                "fetch.wait.max.ms": settings.fetch_wait_ms,
-                "session.timeout.ms": settings.session_ms,
-                "heartbeat.interval.ms": max(100, settings.session_ms // 4),
-                # Bounds what waits in memory while the database is away.
-                "queued.max.messages.kbytes": 16 * 1024,
-                # A topic that appears later, or grows, is found within this time.
-                "topic.metadata.refresh.interval.ms": 5000,
-                # A connection that has fallen silent is given up as soon as the group would give
-                # this member up; librdkafka by itself waits for a minute.
-                "socket.timeout.ms": max(settings.session_ms, settings.fetch_wait_ms + 1000),
-                "reconnect.backoff.max.ms": 2000,
-                "error_cb": self._on_error,
-                "on_commit": self._partitions.on_commit,
-            },
-            logger=logging.getLogger("kafka"),
+            {**self._settings.librdkafka(), **callbacks}, logger=logging.getLogger("kafka")
         )
         consumer.subscribe(
-            [settings.topic],
+            [self._settings.topic],
             on_assign=self._partitions.on_assign,
             on_revoke=self._partitions.on_revoke,
             on_lost=self._partitions.on_lost,
@@ -235,12 +204,13 @@ class TopicConsumer(Generic[Prepared]):
         consumer.close()
 
     def _watch(self, consumer: Consumer) -> None:
-        """Once a second: commits that failed, the lag, and whether Kafka is back."""
+        """Once a second: commits that failed, the lag, and whether Kafka is there."""
         now = monotonic()
         if now - self._watched_at < WATCH_SECONDS:
             return
         self._watched_at = now
-        if self._kafka != OK:
+        if self._kafka != OK or now - self._asked_at >= ASK_SECONDS:
+            self._asked_at = now
             self._ask(consumer)
         if not self._partitions.committing:
             self._partitions.commit(consumer)
@@ -248,17 +218,22 @@ class TopicConsumer(Generic[Prepared]):
 
     def _ask(self, consumer: Consumer) -> None:
         try:
-            consumer.list_topics(self._settings.topic, timeout=1.0)
+            consumer.list_topics(self._settings.topic, timeout=ANSWER_SECONDS)
         except KafkaException as error:
-            self._kafka = f"away: {error.args[0].name()}"
-        else:
+            self._note_away(error.args[0].name(), error.args[0])
+            return
+        if self._kafka != OK:
             self._kafka = OK
             self._log.info("kafka_reached", brokers=self._settings.brokers)
 
     def _on_error(self, error: KafkaError) -> None:
-        if error.code() == ALL_BROKERS_DOWN and self._kafka == OK:
-            self._kafka = "away: every broker is down"
+        if error.code() == ALL_BROKERS_DOWN:
+            self._note_away("every broker is down", error)
+
+    def _note_away(self, reason: str, error: KafkaError) -> None:
+        if self._kafka == OK:
             self._log.error("kafka_away", brokers=self._settings.brokers, reason=error.str())
+        self._kafka = f"away: {reason}"
 
     def _note_error(self, error: KafkaError) -> None:
         """Errors that come in place of records; librdkafka goes on by itself after all of them."""

@@ -11,7 +11,8 @@ from confluent_kafka import Consumer, TopicPartition
 from prometheus_client import CollectorRegistry
 
 from deploy.local.kafka import Kafka
-from notifyd.consumer import ConsumerSettings, TopicConsumer
+from notifyd.consumer import TopicConsumer
+from notifyd.consumer_settings import ConsumerSettings
 from notifyd.metrics import IngestMetrics
 from notifyd.record import Record
 from servicedesk.event import Event

@@ -101,8 +101,8 @@ def test_silent_kafka_is_given_up_and_both_say_so(
             wait_sample(relayd, "outbox_circuit_open", 1)
             age = wait_until(lambda: sample(relayd, OLDEST), 60, "age of the oldest row")
             wait_until(lambda: sample(relayd, OLDEST) >= age + 1, 60, "row that grows older")
-            # librdkafka tells of it only when it has given up every connection, more than once.
-            wait_until(lambda: not notifyd.is_ready(), 150, "notifyd that is not ready")
+            # Within a third of the time after which librdkafka would tell of it.
+            wait_until(lambda: not notifyd.is_ready(), 30, "notifyd that is not ready")
             wait_check(notifyd, "kafka", "away: ")
             assert notifyd.events("kafka_away")
             assert ticketd.is_ready()
