@@ -21,12 +21,11 @@ from psycopg import AsyncConnection
 from bench.queues.rows import HEADERS, tails
 from bench.queues.steady import STATEMENTS, uuid7
 from servicedesk.bucket import bucket_of
+from ticketd.wakeup import COALESCE_SECONDS
 
 LANES = 4
 TICK_SECONDS = 0.001
 MOST_ROWS = 500
-# ticketd's: at most one signal in so long.
-COALESCE_SECONDS = 0.005
 
 Connection = AsyncConnection[tuple[object, ...]]
 
